@@ -1,0 +1,63 @@
+"""A GPU that is a few lines of arithmetic: a host clock, and a queue that kernels wait in."""
+
+from __future__ import annotations
+
+from vnas.profiler.protocol import Instruments, Watch
+from vnas.profiler.timers import Call, CudaEventTimer, EnqueueTimer, HostTimer
+
+
+class SimulatedEvent:
+    def __init__(self, gpu: SimulatedGpu) -> None:
+        self._gpu = gpu
+        self.at_ns = 0
+
+    def record(self, stream: object) -> None:
+        assert stream == "stream"
+        self.at_ns = max(self._gpu.now_ns, self._gpu.busy_until_ns)
+
+    def synchronize(self) -> None:
+        self._gpu.now_ns = max(self._gpu.now_ns, self.at_ns)
+
+    def elapsed_time(self, end: SimulatedEvent) -> float:
+        return (end.at_ns - self.at_ns) / 1e6
+
+
+class SimulatedGpu:
+    """Each kernel costs the host ``launch_ns``, then runs for ``kernel_ns`` when those before it are done."""
+
+    def __init__(self, kernels: int, launch_ns: int, kernel_ns: int) -> None:
+        self.kernels = kernels
+        self.launch_ns = launch_ns
+        self.kernel_ns = kernel_ns
+        self.now_ns = 0
+        self.busy_until_ns = 0
+        self.calls = 0
+
+    def clock(self) -> int:
+        return self.now_ns
+
+    def synchronize(self) -> None:
+        self.now_ns = max(self.now_ns, self.busy_until_ns)
+
+    def call(self) -> None:
+        self.calls += 1
+        for _ in range(self.kernels):
+            self.now_ns += self.launch_ns
+            self.busy_until_ns = max(self.now_ns, self.busy_until_ns) + self.kernel_ns
+
+    def capture(self, call: Call) -> Call:
+        def replay() -> None:
+            self.now_ns += self.launch_ns
+            self.busy_until_ns = max(self.now_ns, self.busy_until_ns) + self.kernels * self.kernel_ns
+
+        return replay
+
+    def instruments(self, watch: Watch | None = None) -> Instruments:
+        return Instruments(
+            main=CudaEventTimer(lambda: SimulatedEvent(self), "stream", self.clock),
+            finish=self.synchronize,
+            host=HostTimer(self.synchronize, self.clock),
+            enqueue=EnqueueTimer(self.synchronize, self.clock),
+            capture=self.capture,
+            watch=watch,
+        )

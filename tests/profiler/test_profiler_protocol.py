@@ -1,0 +1,136 @@
+"""The whole protocol on a GPU of arithmetic: what each number must be follows from launch and kernel times."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from simulated_gpu import SimulatedGpu
+
+from vnas.errors import MeasurementError
+from vnas.profiler.phases import StoppingRule, WarmUpRule
+from vnas.profiler.protocol import Findings, Instruments, Progress, run_protocol
+from vnas.profiler.telemetry import Snapshot
+from vnas.profiler.timers import Call, ReplayTimer
+
+RULE = StoppingRule(min_samples=50, min_seconds=0.1, max_seconds=5.0)
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.looks: list[str] = []
+
+    def snapshot(self) -> Snapshot:
+        self.looks.append("snapshot")
+        return Snapshot(event_reasons=(), other_processes=0)
+
+    def glance(self) -> Snapshot:
+        self.looks.append("glance")
+        return Snapshot(event_reasons=(), other_processes=0, full=False)
+
+
+def run(gpu: SimulatedGpu, watch: Watcher | None = None) -> Findings:
+    return run_protocol(gpu.call, gpu.instruments(watch), WarmUpRule(), RULE)
+
+
+def test_a_launch_bound_call() -> None:
+    # 10 launches of 10 us; kernels of 2 us wait for them: 102 us eager, 100 us of them the host's.
+    found = run(SimulatedGpu(kernels=10, launch_ns=10_000, kernel_ns=2_000))
+    assert found.summary.interval.median == pytest.approx(0.102)
+    assert found.host_samples_ms == pytest.approx([0.102] * 50)
+    assert found.enqueue_samples_ms == pytest.approx([0.100] * 50)
+    # As a graph: one launch of 10 us, then 20 us of kernels.
+    assert found.graph_samples_ms == pytest.approx([0.030] * 50)
+    assert found.launch_bound is True
+    assert found.notes == ()
+
+
+def test_a_call_bound_by_its_kernels() -> None:
+    found = run(SimulatedGpu(kernels=10, launch_ns=2_000, kernel_ns=10_000))
+    assert found.summary.interval.median == pytest.approx(0.102)
+    assert found.enqueue_samples_ms == pytest.approx([0.020] * 50)
+    assert found.graph_samples_ms == pytest.approx([0.102] * 50)
+    assert found.launch_bound is False
+
+
+@pytest.mark.parametrize(("kernel_ns", "bound"), [(2_600, False), (2_400, True)])
+def test_launch_bound_from_eight_tenths_on(kernel_ns: int, bound: bool) -> None:
+    # One launch of 10 us before a kernel: enqueue over GPU time is 10 / (10 + kernel), at .8 for 2.5 us.
+    found = run(SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=kernel_ns))
+    assert found.launch_bound is bound
+
+
+def test_the_gpu_is_looked_at_before_during_and_after() -> None:
+    watch = Watcher()
+    found = run(SimulatedGpu(kernels=10, launch_ns=2_000_000, kernel_ns=100_000), watch)
+    assert watch.looks[0] == watch.looks[-1] == "snapshot"
+    # 50 calls of 20.1 ms are a second of sampling: one look each half second.
+    assert set(watch.looks[1:-1]) == {"glance"}
+    assert len(watch.looks) in (3, 4)
+    assert len(found.telemetry) == len(watch.looks)
+    assert (found.throttled, found.contention) == (False, "no")
+
+
+def test_without_telemetry_nothing_is_claimed() -> None:
+    found = run(SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=5_000))
+    assert found.telemetry == ()
+    assert found.throttled is None
+    assert found.contention == "unknown"
+
+
+def test_what_cannot_be_captured_has_no_graph_time_and_says_why() -> None:
+    gpu = SimulatedGpu(kernels=10, launch_ns=10_000, kernel_ns=2_000)
+
+    def refuse(call: Call) -> Call:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    instruments = Instruments(gpu.instruments().main, gpu.synchronize, capture=refuse)
+    found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE)
+    assert found.graph_samples_ms == ()
+    assert found.notes == (
+        "no graph replay time: graph: the callable raised RuntimeError: "
+        "operation not permitted when stream is capturing",
+    )
+    assert found.summary.interval.median == pytest.approx(0.102)
+
+
+def test_a_single_timer_gives_a_single_number() -> None:
+    instruments = Instruments(ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None)
+    found = run_protocol(lambda: None, instruments, WarmUpRule(), RULE)
+    assert (found.host_samples_ms, found.enqueue_samples_ms, found.graph_samples_ms) == ((), (), ())
+    assert found.launch_bound is None
+
+
+def test_progress_names_every_phase_and_counts_samples() -> None:
+    told: list[Progress] = []
+    gpu = SimulatedGpu(kernels=10, launch_ns=2_000_000, kernel_ns=100_000)
+    run_protocol(gpu.call, gpu.instruments(), WarmUpRule(), RULE, told.append)
+    assert list(dict.fromkeys(progress.phase for progress in told)) == [
+        "check",
+        "warm up",
+        "sample",
+        "host",
+        "enqueue",
+        "graph",
+    ]
+    sampled = [progress for progress in told if progress.phase == "sample"]
+    assert sampled[0].samples > 0
+    assert sampled[0].median_ms == pytest.approx(20.1)
+    assert sampled[0].relative_width == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_rests_and_is_left_as_it_was(enabled: bool) -> None:
+    seen: list[bool] = []
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        instruments = Instruments(ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None)
+        run_protocol(lambda: seen.append(gc.isenabled()), instruments, WarmUpRule(), RULE)
+        assert gc.isenabled() is enabled
+        assert not any(seen[1:])  # the first call is the check
+        with pytest.raises(MeasurementError):
+            run_protocol(lambda: None, Instruments(ReplayTimer([1.0]), lambda: None), WarmUpRule(), RULE)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -1,0 +1,91 @@
+"""Imports go down one set of layers only, and a command's help imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vnas"
+
+# From the top of the house to its foundations; a layer may import what stands below it.
+LAYERS = [
+    "search", "report", "zoo", "evaluate", "prediction", "training", "profiler", "nets", "pareto", "config", "errors",
+]  # fmt: skip
+NOTHING_BUT_ERRORS = {"profiler", "pareto", "nets"}
+
+
+def layer_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "vnas" and len(parts) > 1 else None
+
+
+def imported_layers(path: Path, package: Path = PACKAGE) -> set[str]:
+    """Layers of vnas that a source file imports anywhere, type-checking blocks and functions included."""
+    found = set()
+    here = ("vnas", *path.relative_to(package).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*here[: -node.level], *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "vnas" else [base]
+        found |= {layer for name in names if (layer := layer_of(name)) is not None}
+    return found
+
+
+def allowed(layer: str) -> set[str]:
+    if layer in NOTHING_BUT_ERRORS:
+        return {layer, "errors"}
+    return {layer, *LAYERS[LAYERS.index(layer) + 1 :]}
+
+
+def sources() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in LAYERS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert layer in LAYERS, f"{layer} has no place in the house: add it to LAYERS and to the design"
+    upward = {found for found in imported_layers(path) if found in LAYERS} - allowed(layer)
+    assert not upward, f"{path.name} of {layer} imports {sorted(upward)}"
+
+
+def test_an_upward_import_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    bad = tmp_path / "nets" / "bad.py"
+    bad.write_text(
+        "def f():\n    from vnas import training\n    from ..search.space import size\n    import vnas.report\n"
+    )
+    assert imported_layers(bad, tmp_path) == {"training", "search", "report"}
+
+
+@pytest.mark.parametrize("command", ["vnas", "vnas.search", "vnas.report", "vnas.profiler"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{command}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{command}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "heavy = {'torch', 'optuna', 'pandas', 'timm', 'numpy', 'pydantic', 'seaborn'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_every_layer_is_documented() -> None:
+    for name in LAYERS:
+        path = PACKAGE / name / "__init__.py"
+        path = path if path.is_file() else PACKAGE / f"{name}.py"
+        if name == "zoo":
+            continue  # its room is kept for the study of known nets
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name} does not say what it is for"

@@ -1,0 +1,123 @@
+"""What came out of one measurement; a plain value that can be written as JSON and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vnas.errors import UsageError
+from vnas.profiler.environment import Environment
+from vnas.profiler.phases import StopReason
+from vnas.profiler.records import from_plain, to_plain
+from vnas.profiler.telemetry import Contention, Snapshot
+
+SCHEMA = 1
+
+Runtime = Literal["eager"]
+RUNTIMES: tuple[Runtime, ...] = ("eager",)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The latency of one callable, with all that is needed to judge it. Absent is None, never 0.
+
+    Attributes:
+        median_ms: median of ``samples_ms``.
+        interval_ms: order-statistic interval of that median (low, high).
+        interval_level: exact coverage of the interval, at least .95 where there are 6 samples or more. It holds
+            for this process: another fresh process may differ by more.
+        samples_ms: every sample, in the order taken.
+        stop_reason: why there are no more samples.
+        noise_ok: the interval is narrower than ``target_relative`` of the median.
+        target_relative: what was asked for.
+        warmup_iterations: untimed calls before the first sample, the checking call aside.
+        warmup_seconds: how long they took.
+        device: as torch names it, e.g. ``cuda:0``.
+        runtime: how the callable was run.
+        timer: what ``samples_ms`` are: CUDA events, ``perf_counter_ns`` or a replay.
+        precision: data type of the floating-point inputs, or of the module where it has none; None if unknown.
+        layout: memory layout of the first 4-D input, ``contiguous`` or ``channels_last``.
+        input_shapes: one shape a tensor among the inputs.
+        input_dtypes: one data type a tensor among the inputs.
+        environment: device, software and switches.
+        launch_bound: on a GPU, the host needs more than 0.8 of the GPU time just to launch; None elsewhere.
+        host_ms: on a GPU, median of the host's end-to-end time.
+        host_samples_ms: its samples.
+        enqueue_ms: on a GPU, median of the time until the call returned.
+        enqueue_samples_ms: its samples.
+        graph_ms: on a GPU, median of the replay of a CUDA graph of the call; None where it cannot be captured.
+        graph_samples_ms: its samples.
+        throttled: the hardware slowed down, or a thermal or power brake, was seen; None where unreadable.
+        contention: another compute process was on the GPU, or others kept a tenth of a CPU or more busy where the
+            CPU is measured.
+        other_cpus: on the CPU, how many CPUs other processes kept busy while sampling.
+        energy_mj: energy of one call.
+        processes: fresh processes that the samples come from.
+        telemetry: snapshots of the GPU: before the first sample, now and then during them, after the last.
+        notes: warnings that travel with the result.
+    """
+
+    median_ms: float
+    interval_ms: tuple[float, float]
+    interval_level: float
+    samples_ms: tuple[float, ...]
+    stop_reason: StopReason
+    noise_ok: bool
+    target_relative: float
+    warmup_iterations: int
+    warmup_seconds: float
+    device: str
+    runtime: Runtime
+    timer: str
+    precision: str | None
+    layout: str | None
+    input_shapes: tuple[tuple[int, ...], ...]
+    input_dtypes: tuple[str, ...]
+    environment: Environment
+    launch_bound: bool | None = None
+    host_ms: float | None = None
+    host_samples_ms: tuple[float, ...] = ()
+    enqueue_ms: float | None = None
+    enqueue_samples_ms: tuple[float, ...] = ()
+    graph_ms: float | None = None
+    graph_samples_ms: tuple[float, ...] = ()
+    throttled: bool | None = None
+    contention: Contention = "unknown"
+    other_cpus: float | None = None
+    energy_mj: float | None = None
+    processes: int = 1
+    telemetry: tuple[Snapshot, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.samples_ms)
+
+    @property
+    def batch(self) -> int | None:
+        """First dimension of the first input tensor; None without one."""
+        return self.input_shapes[0][0] if self.input_shapes and self.input_shapes[0] else None
+
+    @property
+    def relative_width(self) -> float:
+        """Width of the interval over the median."""
+        return (self.interval_ms[1] - self.interval_ms[0]) / self.median_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the version of their layout under ``schema``."""
+        return {"schema": SCHEMA, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            UsageError: another schema, an unknown or missing key, or a value of the wrong kind.
+        """
+        rest = dict(data)
+        schema = rest.pop("schema", None)
+        if schema != SCHEMA:
+            raise UsageError(f"measurement has schema {schema!r}; this version reads schema {SCHEMA}")
+        return from_plain(cls, rest, "measurement")

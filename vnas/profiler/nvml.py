@@ -1,0 +1,229 @@
+"""What NVML says about one GPU, found by its UUID. A field that cannot be read is None, and a note says why.
+
+CUDA numbers devices fastest first and CUDA_VISIBLE_DEVICES renumbers them; NVML numbers them by PCI bus. Only the
+UUID means the same device to both.
+
+A slice of a GPU (MIG) has no clocks, power or temperature of its own: they are None, never its parent's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from vnas.profiler.telemetry import Snapshot, decode_reasons
+
+T = TypeVar("T")
+
+
+@contextmanager
+def open_gpu(uuid: str, pid: int | None = None, all_visible: bool | None = None) -> Iterator[Gpu | NoTelemetry]:
+    """The GPU of a UUID, for as long as the context lasts; a stand-in that knows why where NVML cannot find it.
+
+    Args:
+        uuid: as torch gives it (``torch.cuda.get_device_properties(i).uuid``), with or without a prefix.
+        pid: what to take as this process in the list of processes; by default the real one.
+        all_visible: whether NVML's list can show processes of the whole machine; by default as
+            ``sees_all_processes`` finds.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        yield NoTelemetry("no GPU telemetry: nvidia-ml-py is not installed; pip install nvidia-ml-py")
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        yield NoTelemetry(f"no GPU telemetry: NVML says {error}")
+        return
+    try:
+        yield _find(
+            pynvml,
+            uuid,
+            os.getpid() if pid is None else pid,
+            sees_all_processes() if all_visible is None else all_visible,
+        )
+    finally:
+        _shut_down(pynvml)
+
+
+def sees_all_processes() -> bool:
+    """Whether this process is outside of every container, so that a list of processes can be complete.
+
+    A PID namespace other than the first hides the processes outside of it from NVML's list.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        # The first namespace's inode is fixed: PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h.
+        return str(Path("/proc/self/ns/pid").readlink()) == f"pid:[{0xEFFFFFFC}]"
+    except OSError:
+        return False
+
+
+class NoTelemetry:
+    """Stands in for a GPU that cannot be looked at: every field is None, and the note says why."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def snapshot(self) -> Snapshot:
+        """Nothing, and why."""
+        return Snapshot(notes=(self._reason,))
+
+    def glance(self) -> Snapshot:
+        """Nothing, and why."""
+        return Snapshot(full=False, notes=(self._reason,))
+
+
+class Gpu:
+    """One GPU, or one slice of one, as NVML sees it. Made by ``open_gpu``."""
+
+    def __init__(self, nvml: ModuleType, handle: Any, pid: int, all_visible: bool) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self._pid = pid
+        self._all_visible = all_visible
+
+    def snapshot(self) -> Snapshot:
+        """Everything that can be read: some twenty queries, a few milliseconds."""
+        nvml, handle, reader = self._nvml, self._handle, _Reader(self._nvml)
+        uuid = reader.read("uuid", lambda: str(nvml.nvmlDeviceGetUUID(handle)))
+        memory = reader.read("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+        cuda = reader.read("cuda_driver", lambda: int(nvml.nvmlSystemGetCudaDriverVersion()))
+        split = reader.read("mig", lambda: bool(nvml.nvmlDeviceGetMigMode(handle)[0]))
+        if uuid is not None and uuid.startswith("MIG-"):
+            split = True
+        return Snapshot(
+            name=reader.read("name", lambda: str(nvml.nvmlDeviceGetName(handle))),
+            uuid=uuid,
+            driver=reader.read("driver", lambda: str(nvml.nvmlSystemGetDriverVersion())),
+            cuda_driver=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+            sm_clock_max_mhz=reader.read(
+                "sm_clock_max_mhz", lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+            ),
+            memory_clock_max_mhz=reader.read(
+                "memory_clock_max_mhz", lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM))
+            ),
+            power_limit_w=reader.read(
+                "power_limit_w", lambda: float(nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1e3
+            ),
+            utilisation_percent=reader.read(
+                "utilisation_percent", lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+            ),
+            memory_used_mib=None if memory is None else int(memory.used) >> 20,
+            memory_total_mib=None if memory is None else int(memory.total) >> 20,
+            persistence=reader.read("persistence", lambda: bool(nvml.nvmlDeviceGetPersistenceMode(handle))),
+            mig=split,
+            ecc=reader.read("ecc", lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
+            **self._changing(reader),
+            full=True,
+            notes=reader.notes(),
+        )
+
+    def glance(self) -> Snapshot:
+        """What changes while sampling: clocks, temperature, power, event reasons, processes."""
+        reader = _Reader(self._nvml)
+        return Snapshot(**self._changing(reader), full=False, notes=reader.notes())
+
+    def _changing(self, reader: _Reader) -> dict[str, Any]:
+        nvml, handle = self._nvml, self._handle
+        listed, others = self._processes(reader)
+        return {
+            "sm_clock_mhz": reader.read(
+                "sm_clock_mhz", lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
+            ),
+            "memory_clock_mhz": reader.read(
+                "memory_clock_mhz", lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))
+            ),
+            "temperature_c": reader.read("temperature_c", lambda: _temperature(nvml, handle)),
+            "power_w": reader.read("power_w", lambda: float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1e3),
+            "event_reasons": reader.read("event_reasons", lambda: decode_reasons(_reasons(nvml, handle))),
+            "own_process_listed": listed,
+            "other_processes": others,
+        }
+
+    def _processes(self, reader: _Reader) -> tuple[bool | None, int | None]:
+        """Whether this process is listed, and how many others there are for certain."""
+        found = reader.read(
+            "other_processes",
+            lambda: {int(entry.pid) for entry in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)},
+        )
+        if found is None:
+            return None, None
+        listed = self._pid in found
+        # A list that does not name this process shows it under another number, or not at all: of its entries all
+        # but one are other processes in either case.
+        others = len(found) - 1 if found else 0
+        if others > 0 or (listed and self._all_visible):
+            return listed, others
+        if listed:
+            reader.note("other_processes: the list may leave out processes outside of this container")
+        else:
+            reader.note("other_processes: the list does not name this process, so it is not complete")
+        return listed, None
+
+
+class _Reader:
+    """Reads field by field and gathers the reasons for those that cannot be read."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        self._error: type[Exception] = nvml.NVMLError
+        self._unread: dict[str, list[str]] = {}
+        self._others: list[str] = []
+
+    def read(self, field: str, query: Callable[[], T]) -> T | None:
+        try:
+            return query()
+        except self._error as error:
+            self._unread.setdefault(str(error), []).append(field)
+            return None
+
+    def note(self, line: str) -> None:
+        self._others.append(line)
+
+    def notes(self) -> tuple[str, ...]:
+        unread = (f"{', '.join(fields)}: NVML says {reason}" for reason, fields in self._unread.items())
+        return (*unread, *self._others)
+
+
+def _reasons(nvml: ModuleType, handle: Any) -> int:
+    """Drivers before 535 know the reasons under their old name only."""
+    try:
+        return int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except nvml.NVMLError_FunctionNotFound:
+        return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+
+def _temperature(nvml: ModuleType, handle: Any) -> int:
+    """The versioned query is the current one; older drivers, and older nvidia-ml-py, have the plain one only."""
+    versioned = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
+    if versioned is not None:
+        try:
+            return int(versioned(handle, nvml.NVML_TEMPERATURE_GPU))
+        except nvml.NVMLError_FunctionNotFound:
+            pass
+    return int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+
+
+def _find(nvml: ModuleType, uuid: str, pid: int, all_visible: bool) -> Gpu | NoTelemetry:
+    """CUDA's UUID has no prefix, and is that of the slice where the process was given one."""
+    known = uuid.startswith(("GPU-", "MIG-"))
+    reasons: list[str] = []
+    for candidate in [uuid] if known else [f"GPU-{uuid}", f"MIG-{uuid}"]:
+        try:
+            return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(candidate), pid, all_visible)
+        except nvml.NVMLError as error:
+            reasons.append(f"{candidate}: {error}")
+    return NoTelemetry(f"no GPU telemetry: NVML does not give this device ({'; '.join(reasons)})")
+
+
+def _shut_down(nvml: ModuleType) -> None:
+    """A library that has gone by now has nothing left to shut down."""
+    with suppress(nvml.NVMLError):
+        nvml.nvmlShutdown()

@@ -1,0 +1,112 @@
+"""A report before it is a page or a text: sections of blocks, plain text throughout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of points."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A few named values, each with what qualifies it: (name, value, remark)."""
+
+    facts: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of a row names it.
+
+    Attributes:
+        caption: what it shows.
+        columns: the names.
+        numeric: whether a column holds numbers, one entry a column.
+        rows: the cells.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure by the name of its file.
+
+    Attributes:
+        name: file name without folder and ending.
+        caption: what to see in it.
+        alt: what it shows, for who cannot see it.
+    """
+
+    name: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A net, drawn.
+
+    Attributes:
+        svg: the drawing, safe to embed.
+        title: the name of the net.
+        caption: its description.
+    """
+
+    svg: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Text to be kept as it is, behind a summary."""
+
+    summary: str
+    text: str
+
+
+Block = Paragraph | Items | Facts | Table | Figure | Diagram | Listing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is under it."""
+
+    title: str
+    anchor: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report.
+
+    Attributes:
+        title: of the page.
+        subtitle: device, data, extent.
+        answer: the findings, before everything else.
+        sections: the rest.
+        closing: provenance.
+    """
+
+    title: str
+    subtitle: str
+    answer: tuple[Block, ...]
+    sections: tuple[Section, ...]
+    closing: str

@@ -1,0 +1,120 @@
+"""The sections on how and where the numbers were taken, and on the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vnas.report import findings
+from vnas.report.analysis import Analysis
+from vnas.report.document import Block, Items, Listing, Paragraph, Section, Table
+from vnas.report.numbers import number_word, shown, significant
+
+
+def _yes_no(value: Any) -> str | None:
+    return None if value is None else "yes" if value is True else "no" if value is False else str(value)
+
+
+def protocol(analysis: Analysis) -> Section:
+    """How latency was measured, where, and the study as resolved."""
+    record, latency = analysis.record, analysis.record.study.latency
+    measurements = analysis.measurements
+    first: Mapping[str, Any] = measurements[0] if measurements else {}
+    environment = {**first.get("environment", {}), **record.environment}
+    level = first.get("interval_level")
+    samples = [len(m["samples_ms"]) for m in measurements if isinstance(m.get("samples_ms"), list | tuple)]
+    reasons: dict[str, int] = {}
+    for item in measurements:
+        reasons[str(item.get("stop_reason", "unknown"))] = reasons.get(str(item.get("stop_reason", "unknown")), 0) + 1
+    shapes = sorted({" x ".join(map(str, s)) for m in measurements for s in (m.get("input_shapes") or [])[:1]})
+    protocol = [
+        ("what is timed", "the fused net, eval mode, batch 1, before any training"),
+        ("input (B, C, H, W)", ", ".join(shapes) if shapes else None),
+        ("runtime", first.get("runtime")),
+        ("timer", first.get("timer")),
+        ("precision", first.get("precision")),
+        ("memory layout", first.get("layout") or ("channels_last" if latency.channels_last else "contiguous")),
+        (
+            "stop rule",
+            f"interval of the median within {significant(100 * latency.target_relative, 2)} % of it, at least "
+            f"{latency.min_samples} samples and {significant(latency.min_seconds, 2)} s, at most "
+            f"{significant(latency.max_seconds, 2)} s",
+        ),
+        ("samples taken", f"{min(samples)} to {max(samples)}" if samples else None),
+        ("stopped because", ", ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items())) or None),
+        (
+            "interval",
+            "order statistics of the median, within one process"
+            + (f", coverage {significant(100 * level, 3)} %" if isinstance(level, float) else ""),
+        ),
+        ("latency budget", None if latency.budget_ms is None else f"{significant(latency.budget_ms)} ms"),
+    ]
+    device = [
+        ("device", record.device or environment.get("device_kind")),
+        ("processor", environment.get("cpu_model")),
+        ("torch threads", environment.get("threads")),
+        ("torch", environment.get("torch")),
+        ("Python", environment.get("python")),
+        ("driver", environment.get("driver")),
+        ("CUDA", environment.get("cuda") if environment.get("device_type") == "cuda" else None),
+        ("cuDNN", environment.get("cudnn") if environment.get("device_type") == "cuda" else None),
+        ("CPU governor", environment.get("cpu_governor")),
+        ("float32 matmul precision", environment.get("matmul_precision")),
+        ("cuDNN TF32", _yes_no(environment.get("cudnn_tf32")) if environment.get("device_type") == "cuda" else None),
+        ("cuDNN benchmark", _yes_no(environment.get("cudnn_benchmark"))),
+        ("operating system", environment.get("os")),
+        ("energy", None if analysis.nets["energy_mj"].notna().any() else "not measured"),
+    ]
+
+    def rows(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, ...], ...]:
+        return tuple((name, str(value)) for name, value in pairs if value is not None)
+
+    blocks: list[Block] = [
+        Table("How latency was measured.", ("what", "how"), (False, False), rows(protocol)),
+        Table("Where.", ("what", "value"), (False, False), rows(device)),
+    ]
+    notes = sorted({str(note) for m in measurements for note in m.get("notes", ())})
+    if notes:
+        blocks += [Paragraph("Notes that came with the measurements:"), Items(tuple(notes))]
+    blocks.append(Listing("The study, as resolved", record.study.to_toml()))
+    return Section("Protocol and environment", "protocol", tuple(blocks))
+
+
+def data_and_splits(analysis: Analysis) -> Section:
+    """Where the images came from and what each part was used for."""
+    data, study = analysis.record.data, analysis.record.study
+    counts, splits = findings.part(data, "counts"), findings.part(data, "splits")
+    uses = {"train": "training", "validation": "choosing nets", "test": "the retrained front only"}
+    rows = tuple(
+        (part, shown(counts.get(part)), uses[part], shown(splits.get(part)))
+        for part in ("train", "validation", "test")
+        if part in counts or part in splits
+    )
+    classes = data.get("num_classes")
+    names = data.get("class_names")
+    sentence = f"Source: {data.get('source', study.data.source)}."
+    if isinstance(classes, int):
+        sentence += f" {number_word(classes, 'class', 'classes')}"
+        if isinstance(names, list | tuple) and names:
+            listed = [str(name) for name in names[:12]]
+            sentence += f": {', '.join(listed)}" + (", ..." if len(names) > len(listed) else "")
+        sentence += "."
+    if data.get("pipeline"):
+        sentence += f" Pipeline: {data['pipeline']}."
+    if data.get("fingerprint"):
+        sentence += f" Fingerprint: {data['fingerprint']}."
+    blocks: list[Block] = [Paragraph(sentence)]
+    if rows:
+        columns = ("part", "images", "used for", "origin")
+        blocks.append(Table("Images and where each part comes from.", columns, (False, True, False, False), rows))
+    blocks.append(
+        Paragraph(
+            f"In the search each net is trained for {number_word(study.training.epochs, 'epoch')} and judged, fused, "
+            f"on the validation set. Of the front at most {number_word(study.front.max_nets, 'net')} "
+            f"{'is' if study.front.max_nets == 1 else 'are'} then trained anew, "
+            f"{significant(study.front.epochs_factor, 2)} times as long, with "
+            f"{number_word(study.front.seeds, 'seed')}; the seed whose weights are saved is picked by validation "
+            "accuracy."
+        )
+    )
+    return Section("Data and splits", "data", tuple(blocks))

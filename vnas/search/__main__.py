@@ -1,0 +1,8 @@
+"""``python -m vnas.search``."""
+
+import sys
+
+from vnas.search.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The last step of a study: the nets of the front trained anew, longer, and judged on the test set.
+
+Choosing the front by validation accuracy makes those accuracies optimistic; fresh seeds and a set that nothing was
+chosen by do not have that fault.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from optuna.trial import TrialState
+
+from vnas.errors import MeasurementError, TrainingError
+from vnas.evaluate import Candidate, measure_net, train
+from vnas.nets import load_checkpoint, save_weights
+from vnas.pareto import hypervolume, non_dominated
+from vnas.report.files import write
+from vnas.training import Data, evaluate
+
+if TYPE_CHECKING:
+    import torch
+
+    from vnas.search.store import Known, StudyStore
+    from vnas.training import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class FrontNet:
+    """A net of the front, as the search found it."""
+
+    trial: int
+    candidate: Candidate
+    val_top1: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """One training run of a net of the front."""
+
+    net: FrontNet
+    repeat: int
+    val_top1: float
+    test_top1: float
+    seconds: float
+
+
+class FrontReporter(Protocol):
+    """Where the retraining tells what it does."""
+
+    def front_started(self, nets: int, runs: int, done: int) -> None:
+        """``done`` of ``runs`` training runs over ``nets`` nets are there already."""
+
+    def training(self, progress: Progress) -> None:
+        """A training run went on."""
+
+    def retrained(self, result: Retrained) -> None:
+        """A run has been stored."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+
+def select(known: list[Known], max_nets: int) -> list[FrontNet]:
+    """The front of the completed trials, fastest first, thinned to the nets that add most hypervolume.
+
+    Args:
+        known: distinct candidates.
+        max_nets: at most so many.
+    """
+    nets = [
+        FrontNet(entry.number, Candidate.from_attributes(entry.attributes), entry.values[0], entry.values[1])
+        for entry in known
+        if entry.state == TrialState.COMPLETE and entry.values is not None
+    ]
+    if not nets:
+        return []
+    # An architecture under two schedules is one net: the better schedule stands for it.
+    best: dict[str, FrontNet] = {}
+    for net in sorted(nets, key=lambda net: (-net.val_top1, net.trial)):
+        best.setdefault(net.candidate.architecture.digest, net)
+    nets = list(best.values())
+    mask = non_dominated(_points(nets))
+    front = sorted((net for net, keep in zip(nets, mask, strict=True) if keep), key=lambda net: net.latency_ms)
+    while len(front) > max_nets:
+        front.remove(_least_useful(front))
+    return front
+
+
+def _points(nets: list[FrontNet]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([(100.0 - net.val_top1, net.latency_ms) for net in nets])  # (N, 2), both minimised
+
+
+def _least_useful(front: list[FrontNet]) -> FrontNet:
+    points = _points(front)
+    reference = points.max(axis=0) + 0.1 * np.ptp(points, axis=0) + 1e-9
+    without = [hypervolume(np.delete(points, i, axis=0), reference) for i in range(len(front))]
+    return front[int(np.argmax(without))]
+
+
+def retrain(
+    store: StudyStore, data: Data, device: torch.device, run_dir: Path, reporter: FrontReporter
+) -> list[FrontNet]:
+    """Train each net of the front with fresh seeds, judge it on the test set, keep its best weights.
+
+    Each run is stored as it ends; runs that are stored already are not repeated. The weights kept in
+    ``nets/<digest>/weights.safetensors`` are those of the seed with the best validation accuracy.
+
+    Raises:
+        KeyboardInterrupt: passed on; what is stored stays.
+    """
+    settings = store.config.front
+    front = select(list(store.known.values()), settings.max_nets)
+    if not front:
+        return front
+    results = store.front_results()
+    pending = [
+        (net, repeat) for net in front for repeat in range(settings.seeds) if not _done(results, run_dir, net, repeat)
+    ]
+    total = len(front) * settings.seeds
+    reporter.front_started(len(front), total, total - len(pending))
+    for net, repeat in pending:
+        _retrain_once(store, data, device, run_dir, reporter, net, repeat)
+    for net in front:
+        _keep_best(store, run_dir, net)
+    _measure_again(store, device, run_dir, front)
+    return front
+
+
+def _folder(run_dir: Path, net: FrontNet) -> Path:
+    return run_dir / "nets" / net.candidate.architecture.digest
+
+
+def _key(net: FrontNet, repeat: int) -> str:
+    return f"{net.candidate.architecture.digest}/{repeat}"
+
+
+def _weights(run_dir: Path, net: FrontNet, repeat: int) -> Path:
+    return _folder(run_dir, net) / "seeds" / f"{repeat}.safetensors"
+
+
+def _done(results: dict[str, Any], run_dir: Path, net: FrontNet, repeat: int) -> bool:
+    result = results.get(_key(net, repeat))
+    if result is None or result["candidate"] != net.candidate.digest:
+        return False
+    finished = result["chosen"] is not None and (_folder(run_dir, net) / "weights.safetensors").is_file()
+    return finished or "reason" in result or _weights(run_dir, net, repeat).is_file()
+
+
+def _retrain_once(
+    store: StudyStore,
+    data: Data,
+    device: torch.device,
+    run_dir: Path,
+    reporter: FrontReporter,
+    net: FrontNet,
+    repeat: int,
+) -> None:
+    config = store.config
+    began = time.perf_counter()
+    stored: dict[str, Any] = {
+        "digest": net.candidate.architecture.digest,
+        "candidate": net.candidate.digest,
+        "trial": net.trial,
+        "seed": net.candidate.seed(config.seed, repeat + 1),
+        "chosen": None,
+    }
+    try:
+        result = train(
+            net.candidate,
+            data,
+            config.training.model_copy(
+                update={"epochs": math.ceil(config.front.epochs_factor * config.training.epochs)}
+            ),
+            seed=stored["seed"],
+            device=device,
+            progress=reporter.training,
+        )
+    except TrainingError as error:
+        store.set_front_result(_key(net, repeat), stored | {"reason": str(error)})
+        reporter.note(f"retraining of trial {net.trial}, run {repeat + 1}: {error}")
+        return
+    assert result.fused is not None
+    size = net.candidate.architecture.image_size
+    test_top1 = evaluate(result.fused, data.loader("test", size, device=device), device)
+    path = _weights(run_dir, net, repeat)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(result.fused, path)
+    seconds = time.perf_counter() - began
+    stored |= {
+        "val_top1": result.val_top1,
+        "test_top1": test_top1,
+        "epochs": result.epochs,
+        "seconds": seconds,
+        "training": result.to_dict(),
+    }
+    store.set_front_result(_key(net, repeat), stored)
+    reporter.retrained(Retrained(net, repeat, result.val_top1, test_top1, seconds))
+
+
+def _runs(store: StudyStore, net: FrontNet) -> Iterator[tuple[int, dict[str, Any]]]:
+    results = store.front_results()
+    for repeat in range(store.config.front.seeds):
+        result = results.get(_key(net, repeat))
+        if result is not None and "val_top1" in result and result["candidate"] == net.candidate.digest:
+            yield repeat, result
+
+
+def _keep_best(store: StudyStore, run_dir: Path, net: FrontNet) -> None:
+    folder = _folder(run_dir, net)
+    runs = list(_runs(store, net))
+    if not runs:
+        return
+    best, _ = max(runs, key=lambda run: (run[1]["val_top1"], -run[0]))
+    write(folder / "architecture.json", net.candidate.architecture.to_json() + "\n")
+    source = _weights(run_dir, net, best)
+    if source.is_file():
+        source.replace(folder / "weights.safetensors")
+    for repeat, result in runs:
+        if result["chosen"] != (repeat == best):
+            store.set_front_result(_key(net, repeat), result | {"chosen": repeat == best})
+    shutil.rmtree(folder / "seeds", ignore_errors=True)
+
+
+def _measure_again(store: StudyStore, device: torch.device, run_dir: Path, front: list[FrontNet]) -> None:
+    """Time the trained nets once more, in shuffled order: chance had a part in the latencies they were chosen by."""
+    results = store.front_results()
+    order = np.random.default_rng(store.config.seed).permutation(len(front))
+    for index in order:
+        net = front[int(index)]
+        architecture = net.candidate.architecture
+        key = f"{architecture.digest}/latency"
+        path = _folder(run_dir, net) / "weights.safetensors"
+        if key in results or not path.is_file():
+            continue
+        size = architecture.image_size
+        try:
+            measurement = measure_net(
+                load_checkpoint(path, architecture), (architecture.in_chans, size, size), device, store.config.latency
+            )
+        except MeasurementError:
+            continue
+        store.set_front_result(key, measurement.to_dict())

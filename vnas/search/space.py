@@ -1,0 +1,172 @@
+"""From an Optuna trial to a candidate: a fixed-length encoding of nets of variable depth.
+
+Every trial suggests the same names, whatever its depth, so that model-based samplers see one rectangular space; the
+stages past ``stages.count`` are drawn and left unused. A draw that cannot exist is mended to the nearest net that
+can (stride 2 on a map that would vanish becomes 1, a residual whose shapes differ is dropped where the space has no
+projection rule); different draws may so name the same candidate, and its digest tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vnas.config import Anneal, SpaceConfig, StageSpace
+from vnas.errors import ArchitectureError, ConfigError
+from vnas.evaluate import Candidate
+from vnas.nets import Architecture, Stage, Stem
+
+if TYPE_CHECKING:
+    import optuna
+
+T = TypeVar("T")
+
+STAGE_FIELDS = ("width", "stride", "series", "residual")
+ANNEAL_FIELDS = ("shape", "start", "end", "steps", "stagger")
+
+
+def choices(space: SpaceConfig) -> dict[str, tuple[Any, ...]]:
+    """What each name may be, in the order of suggestion; names with a single choice are left out."""
+    found: dict[str, tuple[Any, ...]] = {
+        "image_size": space.image_size,
+        "activation": space.activation,
+        "dropout": space.dropout,
+    }
+    for name in ("kernel", "stride", "width", "series"):
+        found[f"stem.{name}"] = getattr(space.stem, name)
+    found["stages.count"] = space.stages.count
+    for number in range(1, max(space.stages.count) + 1):
+        for name in STAGE_FIELDS:
+            found[f"stage{number}.{name}"] = getattr(space.stages, name)
+    for name in ANNEAL_FIELDS:
+        found[f"anneal.{name}"] = getattr(space.anneal, name) or ()
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def size(space: SpaceConfig) -> int:
+    """Number of distinct draws (an upper bound on distinct candidates: mended draws coincide)."""
+    per_stage = math.prod(len(getattr(space.stages, name)) for name in STAGE_FIELDS)
+    shared = math.prod(len(values) for name, values in choices(space).items() if not name.startswith("stage"))
+    return int(shared * sum(per_stage**count for count in space.stages.count))
+
+
+def stem_padding(kernel: int, stride: int) -> int:
+    """Padding that makes a map of size s leave the stem with about s / stride (0 for the paper's 4x4/4)."""
+    return (kernel - stride + 1) // 2 if kernel > stride else 0
+
+
+def candidate_of(
+    drawn: dict[str, Any], space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal
+) -> Candidate:
+    """The candidate that a complete draw names.
+
+    Args:
+        drawn: a value for every name of :func:`choices`.
+        space: the search space; its single choices fill in what is not drawn.
+        in_chans: channels of the data.
+        num_classes: classes of the data.
+        anneal: the lambda schedule that the space's own choices are laid over.
+
+    Raises:
+        ConfigError: the space allows a stem that no image of this size passes.
+    """
+
+    def value(name: str, options: tuple[T, ...]) -> T:
+        return drawn[name] if name in drawn else options[0]
+
+    image_size = value("image_size", space.image_size)
+    kernel, stride = value("stem.kernel", space.stem.kernel), value("stem.stride", space.stem.stride)
+    stem = Stem(
+        width=value("stem.width", space.stem.width),
+        kernel=kernel,
+        stride=stride,
+        padding=stem_padding(kernel, stride),
+        series=value("stem.series", space.stem.series),
+    )
+    map_size = (image_size + 2 * stem.padding - kernel) // stride + 1
+    width = stem.width
+    stages = []
+    for number in range(1, value("stages.count", space.stages.count) + 1):
+        stage = _stage(drawn, number, space.stages, space.projection, width, map_size)
+        map_size //= stage.stride
+        width = stage.width
+        stages.append(stage)
+    try:
+        architecture = Architecture(
+            stem=stem,
+            stages=tuple(stages),
+            activation=value("activation", space.activation),
+            series_shift=space.series_shift,
+            projection=space.projection,
+            in_chans=in_chans,
+            image_size=image_size,
+            num_classes=num_classes,
+            dropout=value("dropout", space.dropout),
+        )
+    except ArchitectureError as error:
+        raise ConfigError(f"search space {space.name} allows a net that cannot exist: {error}") from error
+    return Candidate(architecture.canonical(), _anneal(drawn, space, anneal))
+
+
+def _stage(
+    drawn: dict[str, Any], number: int, options: StageSpace, projection: str, width_in: int, map_size: int
+) -> Stage:
+    width, stride, series, residual = (
+        drawn.get(f"stage{number}.{name}", getattr(options, name)[0]) for name in STAGE_FIELDS
+    )
+    if map_size < 2:
+        stride = 1
+    # Before the activation the shortcut joins ahead of the pool, so only the widths have to agree.
+    same = width == width_in and (stride == 1 or residual == "before_activation")
+    if residual != "none" and not same and projection == "none":
+        residual = "none"
+    return Stage(width=width, stride=stride, series=series, residual=residual)
+
+
+def _anneal(drawn: dict[str, Any], space: SpaceConfig, base: Anneal) -> Anneal:
+    changes: dict[str, Any] = {}
+    for name in ANNEAL_FIELDS:
+        options = getattr(space.anneal, name)
+        if options:
+            changes[name] = drawn.get(f"anneal.{name}", options[0])
+    mended = base.model_copy(update=changes)
+    if mended.start >= mended.end:
+        mended = mended.model_copy(update={"start": 0.0})
+    if mended.end + mended.stagger > 1.0:
+        mended = mended.model_copy(update={"stagger": 1.0 - mended.end})
+    return Anneal.model_validate(mended.canonical().model_dump())
+
+
+def suggest(trial: optuna.Trial, space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> Candidate:
+    """Draw a candidate: every name of :func:`choices`, in that order, as a categorical.
+
+    Raises:
+        ConfigError: the space allows a stem that no image of this size passes.
+    """
+    drawn = {name: trial.suggest_categorical(name, options) for name, options in choices(space).items()}
+    return candidate_of(drawn, space, in_chans=in_chans, num_classes=num_classes, anneal=anneal)
+
+
+def check(space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> None:
+    """Try every stem with every image size before a study starts, so that no trial fails on the space itself.
+
+    Raises:
+        ConfigError: some combination cannot exist; the message names it.
+    """
+    for drawn in _corners(space):
+        candidate_of(drawn, space, in_chans=in_chans, num_classes=num_classes, anneal=anneal)
+
+
+def _corners(space: SpaceConfig) -> Iterator[dict[str, Any]]:
+    for image_size in space.image_size:
+        for kernel in space.stem.kernel:
+            for stride in space.stem.stride:
+                for activation in space.activation:
+                    yield {
+                        "image_size": image_size,
+                        "stem.kernel": kernel,
+                        "stem.stride": stride,
+                        "activation": activation,
+                        "stages.count": max(space.stages.count),
+                    }

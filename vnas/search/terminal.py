@@ -1,0 +1,198 @@
+"""What a person at the terminal sees: the device first, one line a trial, the time left, the front at the end."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from vnas.evaluate import Candidate
+    from vnas.profiler import Environment
+    from vnas.report import Paths, Record
+    from vnas.search.driver import TrialLine
+    from vnas.search.front import Retrained
+    from vnas.search.store import Recovered
+    from vnas.training import Data, Progress
+
+
+def duration(seconds: float) -> str:
+    """A time a person reads at a glance: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def latency(median_ms: float, low_ms: float, high_ms: float) -> str:
+    """A latency with its interval, to the digit that the interval supports."""
+    width = max(high_ms - low_ms, 1e-6)
+    digits = min(5, max(0, 1 - int(f"{width:e}".split("e")[1])))
+    return f"{median_ms:.{digits}f} ms [{low_ms:.{digits}f}, {high_ms:.{digits}f}]"
+
+
+class Terminal:
+    """The reporter of ``python -m vnas.search``; a context manager around the work that has a progress bar."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.1f}/{task.total:.0f}"),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=1, left="", visible=False)
+        self._seconds: list[float] = []
+        self._done = 0
+        self._total = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Terminal:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def device(self, environment: Environment, name: str) -> None:
+        """The first line: where everything will run."""
+        threads = f", {environment.threads} threads" if name == "cpu" else ""
+        self._print(f"device: {name} ({environment.device_kind}{threads})")
+
+    def data(self, data: Data) -> None:
+        """What is trained on, and how it was split."""
+        counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
+        self._print(f"data: {data.source}: {data.num_classes} classes, {counts} images")
+
+    def recovered(self, recovered: Recovered) -> None:
+        """What a resumed run starts from."""
+        again = f", {recovered.requeued} interrupted and queued again" if recovered.requeued else ""
+        self._print(f"resuming: {recovered.finished} finished trials{again}")
+
+    def note(self, text: str) -> None:
+        """A line about something out of the ordinary."""
+        self._print(f"note: {text}")
+
+    def search_started(self, done: int, total: int) -> None:
+        """The loop begins."""
+        self._start("search", done, total)
+
+    def trial_started(self, number: int, candidate: Candidate) -> None:
+        """Name the candidate at work in the bar."""
+        self._bar.update(self._task, description=escape(f"trial {number}"))
+
+    def training(self, progress: Progress) -> None:
+        """Move the bar within a training run."""
+        share = progress.step / progress.steps
+        self._bar.update(self._task, completed=self._done + share)
+
+    def trial_finished(self, line: TrialLine, done: int, total: int) -> None:
+        """One line a trial."""
+        if line.state != "duplicate":
+            self._seconds.append(line.seconds)
+        self._advance(done, total)
+        head = f"trial {line.number:>3}"
+        if line.state == "complete" and line.latency_ms is not None:
+            body = (
+                f"{line.val_top1:6.2f} % val   {latency(*line.latency_ms):<28} depth {line.depth}"
+                f"   {line.seconds:5.1f} s   {line.description}"
+            )
+        else:
+            body = f"{line.state}: {line.note}   {line.description}"
+        self._print(f"{head}   {body}{self._left()}")
+
+    def front_started(self, nets: int, runs: int, done: int) -> None:
+        """The search is over; the front is trained anew."""
+        self._print(f"front: {nets} nets, trained anew with fresh seeds and judged on the test set ({runs} runs)")
+        self._start("front", done, runs)
+
+    def retrained(self, result: Retrained) -> None:
+        """One line a run."""
+        self._seconds.append(result.seconds)
+        self._advance(self._done + 1, self._total)
+        self._print(
+            f"front   trial {result.net.trial:>3} run {result.repeat + 1}   {result.val_top1:6.2f} % val   "
+            f"{result.test_top1:6.2f} % test   {result.seconds:5.1f} s{self._left()}"
+        )
+
+    def interrupted(self, resume: str) -> None:
+        """How to go on."""
+        self._print(f"interrupted: every completed trial is stored. Go on with\n  {resume}")
+
+    def finished(self, record: Record, paths: Paths) -> None:
+        """The front as a table, and where the report is."""
+        rows = pd.read_csv(paths.front_csv)
+        if len(rows):
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", caption_justify="left")
+            table.title = f"Pareto front of {record.study.name}: fused nets, batch 1, {record.device}"
+            table.add_column("net", no_wrap=True, min_width=3)
+            for heading in ("latency ms", "test top-1 %", "val %", "params", "depth"):
+                table.add_column(heading, justify="right", no_wrap=True)
+            for row in rows.to_dict("records"):
+                table.add_row(
+                    row["net"],
+                    latency(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]).replace(" ms", ""),
+                    _accuracy(row),
+                    f"{row['val_top1']:.1f}",
+                    _count(row["params"]),
+                    str(row["depth"]),
+                )
+            table.caption = "[95 % intervals]: of the latency in this process, of the accuracy over seeds"
+            self.console.print()
+            self.console.print(table)
+            for row in rows.to_dict("records"):
+                self._print(f"{row['net']:<3} {row['description']}   (trial {row['trial']})")
+        else:
+            self._print("no trial was completed: there is no front. The reasons are in the report")
+        self._print(f"report: {paths.report_html}   ({duration(time.monotonic() - self._began)})")
+
+    def _print(self, text: str) -> None:
+        self.console.print(escape(text), soft_wrap=True)
+
+    def _start(self, what: str, done: int, total: int) -> None:
+        self._seconds, self._done, self._total = [], done, total
+        self._bar.update(self._task, description=what, completed=done, total=total, left="", visible=True)
+
+    def _advance(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self._bar.update(self._task, completed=done, total=total, left=self._left().strip(" ()"))
+
+    def _left(self) -> str:
+        if not self._seconds or self._done >= self._total:
+            return ""
+        left = statistics.median(self._seconds) * (self._total - self._done)
+        return f"   ({self._done}/{self._total}, about {duration(left)} left)"
+
+
+def _accuracy(row: Mapping[Hashable, object]) -> str:
+    mean, low, high = row["test_top1_mean"], row["test_top1_low"], row["test_top1_high"]
+    if not isinstance(mean, float) or mean != mean:
+        return "-"
+    if not isinstance(low, float) or low != low or not isinstance(high, float):
+        return f"{mean:.1f}"
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _count(value: float) -> str:
+    if value < 1e6:
+        return f"{value / 1e3:.1f} k"
+    return f"{value / 1e6:.1f} M"

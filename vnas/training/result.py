@@ -1,0 +1,108 @@
+"""What a training run reports while it goes on and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from vnas.nets import FusedVanillaNet
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        epoch: epoch under way, from 0.
+        epochs: epochs of the run.
+        step: steps done.
+        steps: steps of the run.
+        loss: training loss of the last step done.
+        lr: its learning rate.
+        slope_min: smallest lambda of a pair at that step.
+        slope_max: largest lambda of a pair at that step.
+        seconds: time since training began.
+        images_per_second: training images since then, per second.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    slope_min: float
+    slope_max: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One point of the learning curve.
+
+    Attributes:
+        epoch: the epoch, from 0.
+        loss: mean training loss over its steps.
+        lr: learning rate at its last step.
+        slope_min: smallest lambda of a pair at its last step.
+        slope_max: largest lambda of a pair at its last step.
+        seconds: time since training began, at its end.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    slope_min: float
+    slope_max: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        val_top1: accuracy of the fused net on the validation set, in percent.
+        val_top1_training_form: the same for the form that was trained, at lambda = 1.
+        train_loss: mean loss over the last epoch.
+        epochs: epochs trained.
+        steps: optimiser steps taken.
+        seconds: time for training, without the final evaluation.
+        images_per_second: training images per second.
+        curve: one record an epoch.
+        pipeline: ``resident`` or ``streaming``.
+        pipeline_reason: why that one, in words.
+        ema: whether the weights are the exponential moving average's.
+        merged_at: step from which the pairs were trained as one convolution, or None.
+        fused: the fused net in eval mode, on the device it was trained on; None once read back from a dictionary.
+    """
+
+    val_top1: float
+    val_top1_training_form: float
+    train_loss: float
+    epochs: int
+    steps: int
+    seconds: float
+    images_per_second: float
+    curve: tuple[EpochRecord, ...]
+    pipeline: str
+    pipeline_reason: str
+    ema: bool
+    merged_at: int | None = None
+    fused: FusedVanillaNet | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the net, as values that JSON holds."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("fused", "curve")}
+        return {**values, "curve": [asdict(record) for record in self.curve]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingResult:
+        """Read back what :meth:`to_dict` gave, through JSON or not; without the net.
+
+        Raises:
+            TypeError: a key is missing or unknown.
+        """
+        return cls(**{**values, "curve": tuple(EpochRecord(**record) for record in values["curve"])})
