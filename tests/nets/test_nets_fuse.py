@@ -126,6 +126,9 @@ def test_a_net_below_lambda_1_is_refused_with_the_pairs_and_the_remedy() -> None
             assert words in str(caught.value)
     with pytest.raises(FuseError, match=r"lambda = 0\.5"):
         reparameterize_model(net)
+    net.set_slope([1, 1, 1, 1, 0.999])
+    with pytest.raises(FuseError, match=r"lambda = 0\.999"):
+        reparameterize_model(net)
     with pytest.raises(ValueError, match="lambda"):
         fuse(build(SMALL))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(capsys: pytest.CaptureFixtur
 def test_what_was_typed_wrong_is_exit_2(nets: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*nets) == UsageError.exit_code == 2
     err = capsys.readouterr().err
-    assert __import__("re").search(message, err), err
+    assert re.search(message, err), err
 
 
 def test_a_typo_is_said_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +93,7 @@ def test_a_typo_is_said_before_anything_is_measured(capsys: pytest.CaptureFixtur
         [],
         ["x:y", "--batch", "0"],
         ["x:y", "--threads", "two"],
+        ["x:y", "--max-seconds", "soon"],
         ["x:y", "--max-seconds", "0"],
         ["x:y", "--gpu", "0", "--device", "cpu"],
         ["x:y", "--dev", "cpu"],
@@ -172,7 +174,9 @@ def test_presets_are_fused_nets() -> None:
     target = find_target("vanillanet_5", 64)
     assert (target.form, target.image_size, target.in_chans) == ("fused", 64, 3)
     net = target.build()
+    assert isinstance(net, torch.nn.Module)
     assert type(net).__name__ == "FusedVanillaNet"
+    assert not net.training
     assert find_target("vanillanet_5").image_size == 224
     with pytest.raises(ArchitectureError, match="vanillanet_6"):
         find_target("vanillanet_66")

@@ -34,7 +34,12 @@ ARM = "processor\t: 0\nBogoMIPS\t: 108.00\n\nHardware\t: BCM2835\nModel\t\t: Ras
 
 @pytest.mark.parametrize(
     ("text", "model", "cores"),
-    [(X86, "Some CPU @ 2.00GHz", 3), (ARM, "Raspberry Pi 4 Model B Rev 1.4", None), ("", None, None)],
+    [
+        (X86, "Some CPU @ 2.00GHz", 3),
+        (ARM, "Raspberry Pi 4 Model B Rev 1.4", None),
+        ("", None, None),
+        ("core id : 0\n", None, None),
+    ],
 )
 def test_the_cpu_is_read_from_cpuinfo(text: str, model: str | None, cores: int | None) -> None:
     assert model_name(text) == model
@@ -64,6 +69,14 @@ def test_switches_are_recorded_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
         torch.use_deterministic_algorithms(before.deterministic)
     assert after.cudnn_benchmark is not before.cudnn_benchmark
     assert after.deterministic is not before.deterministic
+
+
+def test_a_precision_that_torch_refuses_to_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    assert capture_environment(torch.device("cpu")).matmul_precision is None
 
 
 @pytest.mark.parametrize(("number", "text"), [(None, None), (8907, "8.9.7"), (92400, "9.24.0"), (90100, "9.1.0")])

@@ -101,6 +101,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         ({k: v for k, v in RESULT.to_dict().items() if k != "noise_ok"}, "measurement lacks noise_ok"),
         (changed(median_ms="2"), "measurement.median_ms is '2'; it must be of type float"),
         (changed(median_ms=float("nan")), "measurement.median_ms is nan"),
+        (changed(median_ms=True), "measurement.median_ms is True; it must be of type float"),
         (changed(noise_ok=1), "measurement.noise_ok is 1; it must be of type bool"),
         (changed(warmup_iterations=True), "warmup_iterations is True; it must be of type int"),
         (changed(interval_ms=[1.0]), "interval_ms has 1 items; it must have 2"),

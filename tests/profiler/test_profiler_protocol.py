@@ -101,6 +101,43 @@ def test_a_single_timer_gives_a_single_number() -> None:
     assert found.launch_bound is None
 
 
+@pytest.mark.parametrize(("kernel_ms", "untimed"), [(20, True), (200, False)])
+def test_a_look_is_made_good_by_an_untimed_call_where_calls_are_short(kernel_ms: int, untimed: bool) -> None:
+    gpu = SimulatedGpu(kernels=1, launch_ns=1_000, kernel_ns=kernel_ms * 1_000_000)
+    watch = Watcher()
+    instruments = Instruments(gpu.instruments().main, gpu.synchronize, watch=watch)
+    found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE)
+    counted = 1 + found.warmup.iterations + len(found.sampling.samples_ms)  # the first is the check
+    assert gpu.calls - counted == (watch.looks.count("glance") if untimed else 0)
+    assert "glance" in watch.looks
+
+
+class Rivals:
+    """Counts the calls between start and the question, and says that others kept half a CPU busy."""
+
+    def __init__(self, calls: list[int]) -> None:
+        self.calls = calls
+        self.counted = 0
+
+    def start(self) -> None:
+        self.counted = -len(self.calls)
+
+    def other_cpus(self) -> float | None:
+        self.counted += len(self.calls)
+        return 0.5
+
+
+def test_the_load_of_others_is_counted_over_the_samples_alone() -> None:
+    calls: list[int] = []
+    rivals = Rivals(calls)
+    instruments = Instruments(ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None, load=rivals)
+    found = run_protocol(lambda: calls.append(1), instruments, WarmUpRule(), RULE)
+    assert rivals.counted == len(found.sampling.samples_ms)
+    assert len(calls) > rivals.counted
+    assert (found.other_cpus, found.contention) == (0.5, "yes")
+    assert found.notes == ("contention: other processes kept 0.5 CPUs busy; measure again when they have ended",)
+
+
 def test_progress_names_every_phase_and_counts_samples() -> None:
     told: list[Progress] = []
     gpu = SimulatedGpu(kernels=10, launch_ns=2_000_000, kernel_ns=100_000)

@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from synthetic_study import Writer, attributes, config
 
 import vnas.report
 from vnas.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from vnas.report import read, read_run
 from vnas.report.cli import main
-from vnas.report.reading import shown_url
+from vnas.report.reading import _opened, _read_only, shown_url
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,15 @@ def test_a_run_directory_is_rendered_in_place(run_dir: Path, capsys: pytest.Capt
     assert hashlib.sha256((run_dir / "study.db").read_bytes()).hexdigest() == before
 
 
+def test_the_database_cannot_be_written(run_dir: Path) -> None:
+    with (
+        _opened(_read_only(run_dir / "study.db"), "study.db") as storage,
+        storage.engine.connect() as connection,
+        pytest.raises(sqlalchemy.exc.OperationalError, match="readonly"),
+    ):
+        connection.execute(sqlalchemy.text("CREATE TABLE mark (value INTEGER)"))
+
+
 def test_a_storage_is_rendered_where_asked(run_dir: Path, tmp_path: Path) -> None:
     shutil.copy(run_dir / "study.db", tmp_path / "copy.db")
     url = f"sqlite:///{tmp_path / 'copy.db'}"
@@ -53,8 +63,8 @@ def test_a_storage_is_rendered_where_asked(run_dir: Path, tmp_path: Path) -> Non
         (["{tmp}/nothing"], "there is no directory"),
         (["{tmp}"], "no study.db"),
         (["sqlite:///{tmp}/none.db", "--study", "synthetic"], "there is no database"),
-        (["sqlite:///{run}/study.db"], "--study NAME"),
-        (["sqlite:///{run}/study.db", "--study", "sinthetic"], "it has synthetic. Did you mean 'synthetic'?"),
+        (["sqlite:///study.db"], "--study NAME"),
+        (["{run}", "--study", "sinthetic"], "it has synthetic. Did you mean 'synthetic'?"),
         (["{run}", "--study", "other"], "there is no study 'other'"),
         (["nonsense://u:secret@host/db", "--study", "x"], "nonsense://u:***@host/db cannot be read"),
         (["sqlite:///{tmp}/text.db", "--study", "x"], "cannot be read"),

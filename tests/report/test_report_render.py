@@ -244,6 +244,28 @@ def test_what_it_cannot_say_is_counted(paths: Paths) -> None:
     assert "no test set of its own" in said
 
 
+def test_a_completed_trial_over_the_budget_is_not_on_the_front(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "study.db")
+    writer.trial(attributes(0, stem=16, widths=[32]))
+    writer.trial({**attributes(1, stem=16, widths=[32, 32]), "val_top1": 99.9, "over_budget": True})
+    writer.close()
+    paths = render(read_run(tmp_path), tmp_path)
+    assert pd.read_csv(paths.trials_csv)["on_front"].tolist() == [True, False]
+
+
+def test_notes_that_differ_in_numbers_only_are_told_once(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "study.db")
+    for index in range(3):
+        values = attributes(index, stem=16, widths=[32] * (index + 1))
+        values["latency"]["notes"] = ["one process"] + [f"noise: 1.{index} % in {index} s"] * (index > 0)
+        writer.trial(values)
+    writer.close()
+    said = text_of(render(read_run(tmp_path), tmp_path))
+    assert "one process (3 of 3 measurements)" in said
+    assert "noise: 1.1 % in 1 s (2 of 3 measurements had one like it)" in said
+    assert "noise: 1.2" not in said
+
+
 def test_a_running_study_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "study.db")
     writer.trial(attributes(0, stem=16, widths=[32]))

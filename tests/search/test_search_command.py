@@ -57,7 +57,7 @@ def test_a_run_writes_the_run_directory(run: Run, tmp_path: Path, capsys: pytest
 
 def test_saved_weights_reload_and_give_the_reported_test_accuracy(run: Run, tmp_path: Path) -> None:
     assert run() == 0
-    front = pd.read_csv(tmp_path / "run" / "front.csv").dropna(subset=["weights"])
+    front = pd.read_csv(tmp_path / "run" / "front.csv", dtype={"digest": str}).dropna(subset=["weights"])
     data = open_data(study_from_toml((tmp_path / "run" / "study.toml").read_text()).data)
     device = torch.device("cpu")
     for row in front.itertuples():

@@ -1,3 +1,4 @@
+import importlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from torch import nn
 
 from vnas.config import Anneal, DataConfig, TrainingConfig
 from vnas.errors import ArchitectureError, NonFiniteLossError
-from vnas.nets import Architecture, FusedVanillaNet, Stage, VanillaNet, build, fuse
+from vnas.nets import Architecture, FusedVanillaNet, Stage, VanillaNet, build, fuse, merge
 from vnas.training import Data, Progress, TrainingResult, evaluate, fit, open_data, seeded, slopes
 
 Make = Callable[[str, Mapping[str, int]], Path]
@@ -209,6 +210,21 @@ def test_the_average_is_not_the_net_and_is_at_lambda_one(digits: Data, small: Ar
     assert [r.loss for r in plain.curve] == [r.loss for r in averaged.curve]
     assert not same(weights(plain), weights(averaged))
     assert averaged.val_top1 > 50
+
+
+def test_a_merge_merges_the_average_too(digits: Data, small: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged: list[VanillaNet] = []
+
+    def look(net: VanillaNet) -> VanillaNet:
+        merged.append(net)
+        return merge(net)
+
+    # The package gives the name of this module to its function, so it is looked up as a module.
+    monkeypatch.setattr(importlib.import_module("vnas.training.fit"), "merge", look)
+    net = build(small)
+    fit(net, digits, recipe(merge=True, ema_decay=0.9), seed=0, device=CPU)
+    assert [one is net for one in merged] == [True, False]
+    assert not same(merged[0].state_dict(), merged[1].state_dict())
 
 
 def test_clipping_bounds_the_gradient(digits: Data, small: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vnas.errors import ConfigError, DataError
 from vnas.training import Data, open_data, seeded
 from vnas.training.augment import statistics
 from vnas.training.loaders import Loader, choose_pipeline
+from vnas.training.samples import FileSamples
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")
@@ -171,6 +173,16 @@ def test_loader_processes_read_a_tar_that_is_already_open(make_tar: Make) -> Non
     data._sets["train"][0].image(0)
     streamed = all_images(data.loader("train", 16, device=CPU, batch_size=4))
     torch.testing.assert_close(streamed, all_images(resident.loader("train", 16, device=CPU)), atol=1e-5, rtol=1e-5)
+
+
+def test_another_process_opens_an_archive_anew(make_tar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = streaming(make_tar("pets", {"cat": 10, "dog": 10}))._sets["train"][0]
+    assert isinstance(samples, FileSamples)
+    before = samples.image(0).tobytes()
+    inherited = samples._reader.tar_state.tf
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert samples.image(0).tobytes() == before
+    assert samples._reader.tar_state.tf is not inherited
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vnas.config import TrainingConfig
+from vnas.nets import Architecture, Stage, Stem, build, merge
 from vnas.training.norms import reestimate_norms
-from vnas.training.optim import learning_rate, make_loss, make_mixing, make_optimizer, set_learning_rate
+from vnas.training.optim import carry_state, learning_rate, make_loss, make_mixing, make_optimizer, set_learning_rate
 
 
 @settings(deadline=None, max_examples=100)
@@ -90,8 +91,6 @@ def test_sgd_is_nesterovs() -> None:
 
 
 def test_layer_decay_scales_every_rate() -> None:
-    from vnas.nets import Architecture, Stage, Stem, build
-
     net = build(
         Architecture(Stem(4, 4, 4, 0, 0), (Stage(4, series=0), Stage(4, series=0)), num_classes=3, image_size=32)
     )
@@ -102,6 +101,24 @@ def test_layer_decay_scales_every_rate() -> None:
     head = {rate[id(p)] for p in net.head.parameters()}
     assert len(stem) == len(head) == 1
     assert stem.pop() < head.pop() == 1.0
+
+
+def test_a_merge_keeps_the_averages_of_what_it_leaves_alone() -> None:
+    arch = Architecture(Stem(4, 4, 4, 0, 1), (Stage(6, series=1),), num_classes=3, image_size=16)
+    net = build(arch)
+    config = TrainingConfig()
+    before = make_optimizer(net, config)
+    net(torch.randn(4, 3, 16, 16)).square().mean().backward()
+    before.step()
+    net.set_slope(1.0)
+    merged = merge(net)
+    after = make_optimizer(merged, config)
+    carry_state(before, net, after, merged)
+    old, new = dict(net.named_parameters()), dict(merged.named_parameters())
+    fresh = {name for name, parameter in new.items() if parameter not in after.state}
+    assert fresh == {f"{pair}.conv.{part}" for pair in net.pairs for part in ("weight", "bias")}
+    for name, source in (("stem.pair.bn.bias", "stem.pair.bn2.bias"), ("stem.act.conv.weight",) * 2):
+        assert torch.equal(after.state[new[name]]["exp_avg"], before.state[old[source]]["exp_avg"])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

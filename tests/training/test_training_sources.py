@@ -1,7 +1,10 @@
 import importlib.util
+import io
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -198,6 +201,49 @@ def test_a_missing_package_comes_with_its_pip_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=f"type: pip install {package}"):
         open_data(source)
+
+
+class _HubTable(dict[str, list[int]]):
+    info: SimpleNamespace
+
+
+class _HubReader:
+    """Stands in for timm's reader of a Hugging Face data set."""
+
+    class_to_idx: ClassVar = {"cat": 0, "dog": 1}
+    label_key = "label"
+
+    def __init__(self, labels: list[int], splits: list[str]) -> None:
+        self.labels = labels
+        self.dataset = _HubTable(label=labels)
+        self.dataset.info = SimpleNamespace(splits=splits)
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(buffer, "PNG")
+        return io.BytesIO(buffer.getvalue()), self.labels[index]
+
+
+@pytest.mark.parametrize("test_labels", [[0, 1, 1], [-1, -1, -1], None])
+def test_a_hub_set_whose_test_labels_are_kept_back(
+    monkeypatch: pytest.MonkeyPatch, test_labels: list[int] | None
+) -> None:
+    splits = {"train": [0, 1] * 10, "validation": [0, 1], **({} if test_labels is None else {"test": test_labels})}
+
+    def create(name: str, root: str | None, split: str) -> SimpleNamespace:
+        assert (name, root) == ("hfds/someone/pets", None)
+        return SimpleNamespace(reader=_HubReader(splits[split], list(splits)))
+
+    monkeypatch.setattr(hub_module, "_require", lambda source, prefix: None)
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", create)
+    data = open_data("hfds/someone/pets")
+    if test_labels == [0, 1, 1]:
+        assert data.counts == {"train": 20, "validation": 2, "test": 3}
+        assert data.splits["validation"] == "given: validation"
+    else:
+        assert data.counts == {"train": 18, "validation": 2, "test": 2}
+        assert data.splits["test"] == "given: validation"
+    assert len(labels(data, "test")) == data.counts["test"]
 
 
 class _Stream:

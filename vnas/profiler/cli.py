@@ -8,12 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError, VnasError
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from vnas.profiler.measurement import Measurement
     from vnas.profiler.protocol import Progress, Report
@@ -160,7 +161,7 @@ def _device_line(device: torch.device, threads: int | None) -> str:
     return f"device: cpu ({cpu_kind()}; torch threads: {threads or torch.get_num_threads()})"
 
 
-def _print_summary(out: Any, done: Sequence[tuple[Target, Measurement]]) -> None:
+def _print_summary(out: Console, done: Sequence[tuple[Target, Measurement]]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -202,14 +203,16 @@ def _write_json(path: Path, done: Sequence[tuple[Target, Measurement]]) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}; it must be at least 1")
-    return value
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}; it must be more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value

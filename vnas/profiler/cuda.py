@@ -37,6 +37,8 @@ def cuda_instruments(device: torch.device, held: ExitStack) -> Instruments:
 def capture_graph(device: torch.device, call: Call) -> Call:
     """A call that replays the kernels of ``call`` as one CUDA graph.
 
+    A capture that fails may leave memory reserved until the process ends, so it comes after all other timings.
+
     Raises:
         RuntimeError: the call does something that cannot be captured, e.g. it waits for the device.
     """

@@ -30,7 +30,7 @@ class Environment:
         device_kind: name of the GPU, or model of the CPU and how many of its logical CPUs this process may use.
             Latencies of different kinds are never compared or mixed.
         device_type: ``cuda`` or ``cpu``.
-        device_id: UUID of the GPU (``GPU-...`` or ``MIG-...``).
+        device_id: UUID of the GPU, ``GPU-...`` or ``MIG-...`` from NVML; CUDA's, without that, where NVML is silent.
         driver: version of the NVIDIA driver.
         cuda: CUDA version that torch was built with.
         cudnn: cuDNN version, as ``9.24.0``.
@@ -41,7 +41,8 @@ class Environment:
         cpu_threads: logical CPUs this process may run on.
         cpu_governor: frequency governor of the first CPU.
         threads: torch's intra-operator threads while measuring.
-        matmul_precision: ``torch.get_float32_matmul_precision()``.
+        matmul_precision: ``torch.get_float32_matmul_precision()``; None where torch refuses to say, because the
+            same was set through the newer ``fp32_precision``.
         matmul_tf32: TF32 in float32 matrix products on a GPU.
         cudnn_tf32: TF32 in float32 convolutions on a GPU.
         cudnn_benchmark: cuDNN chooses its algorithms by trying them.
@@ -63,7 +64,7 @@ class Environment:
     cpu_threads: int
     cpu_governor: str | None
     threads: int
-    matmul_precision: str
+    matmul_precision: str | None
     matmul_tf32: bool
     cudnn_tf32: bool
     cudnn_benchmark: bool
@@ -111,7 +112,7 @@ def capture_environment(device: torch.device, device_id: str | None = None, driv
         cpu_threads=usable_cpus(),
         cpu_governor=_read(_CPU_ROOT / "cpu0/cpufreq/scaling_governor"),
         threads=torch.get_num_threads(),
-        matmul_precision=torch.get_float32_matmul_precision(),
+        matmul_precision=_matmul_precision(),
         matmul_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
         cudnn_tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
         cudnn_benchmark=torch.backends.cudnn.benchmark,
@@ -160,6 +161,15 @@ def physical_cores(cpuinfo: str) -> int | None:
         if "physical id" in fields and "core id" in fields:
             cores.add((fields["physical id"], fields["core id"]))
     return len(cores) or None
+
+
+def _matmul_precision() -> str | None:
+    import torch
+
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        return None
 
 
 def _cudnn_version(number: int | None) -> str | None:

@@ -12,11 +12,12 @@ import torch
 from vnas.errors import MeasurementError, UsageError, nearest
 from vnas.profiler.cpu_load import CpuLoad
 from vnas.profiler.cuda import cuda_instruments
-from vnas.profiler.devices import resolve_device
+from vnas.profiler.devices import cuda_uuid, resolve_device
 from vnas.profiler.environment import capture_environment
 from vnas.profiler.measurement import RUNTIMES, Measurement, Runtime
 from vnas.profiler.phases import StoppingRule, WarmUpRule
 from vnas.profiler.protocol import Findings, Instruments, Progress, Report, run_protocol
+from vnas.profiler.telemetry import Snapshot
 from vnas.profiler.timers import CpuTimer, Timer
 
 __all__ = ["Progress", "measure"]
@@ -86,7 +87,7 @@ def measure(
         findings = run_protocol(call, instruments, warmup, rule, progress)
         first = findings.telemetry[0] if findings.telemetry else None
         environment = capture_environment(
-            place, device_id=first.uuid if first else None, driver=first.driver if first else None
+            place, device_id=_device_id(place, first), driver=first.driver if first else None
         )
     interval = findings.summary.interval
     return Measurement(
@@ -142,6 +143,12 @@ def _settings(place: torch.device, threads: int | None) -> Iterator[None]:
             stack.enter_context(torch.cuda.device(place))
         stack.enter_context(torch.inference_mode())
         yield
+
+
+def _device_id(place: torch.device, first: Snapshot | None) -> str | None:
+    if place.type != "cuda":
+        return None
+    return first.uuid if first is not None and first.uuid is not None else cuda_uuid(place.index)
 
 
 def _check_places(callable: object, tensors: Sequence[torch.Tensor], place: torch.device) -> None:

@@ -30,6 +30,9 @@ LAUNCH_BOUND_SHARE = 0.8
 GLANCE_SECONDS = 0.5
 """Between two looks at the GPU, and two reports of progress, while sampling."""
 
+LONG_CALL_MS = 100.0
+"""From here on the few milliseconds of a look are no pause that an untimed call would have to make good."""
+
 SIDE_SHARE = 0.2
 """Share of the time limit that each of the other timers (host, enqueue, graph) may use."""
 
@@ -198,7 +201,7 @@ class _Between:
         if self._report is not None:
             interval = median_interval(samples)
             self._report(Progress("sample", len(samples), seconds, interval.median, interval.relative_width))
-        return True
+        return samples[-1] < LONG_CALL_MS
 
 
 def _side(timer: Timer | None, call: Call, rule: StoppingRule, phase: str, tell: Report) -> tuple[float, ...]:

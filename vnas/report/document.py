@@ -59,17 +59,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Diagram:
-    """A net, drawn.
+class Diagrams:
+    """Nets, drawn; for a page only, as the tables say the same.
 
     Attributes:
-        svg: the drawing, safe to embed.
-        title: the name of the net.
-        caption: its description.
+        nets: for each its drawing as SVG that is safe to embed, its name, and a few words.
+        caption: how to read them.
     """
 
-    svg: str
-    title: str
+    nets: tuple[tuple[str, str, str], ...]
     caption: str
 
 
@@ -81,7 +79,7 @@ class Listing:
     text: str
 
 
-Block = Paragraph | Items | Facts | Table | Figure | Diagram | Listing
+Block = Paragraph | Items | Facts | Table | Figure | Diagrams | Listing
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import itertools
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
 
-from vnas.report.document import Block, Diagram, Document, Facts, Figure, Items, Listing, Paragraph, Section, Table
-from vnas.report.figures import Drawing
+from vnas.report.document import Block, Diagrams, Document, Facts, Figure, Items, Listing, Paragraph, Section, Table
+from vnas.report.figure_style import Drawing
 
 
 def _cell(text: str, numeric: bool) -> str:
@@ -53,6 +52,15 @@ def _figure(figure: Figure, drawings: Mapping[str, Drawing]) -> str:
     )
 
 
+def _diagrams(diagrams: Diagrams) -> str:
+    drawn = "\n".join(
+        f'<figure class="diagram"><figcaption><b>{escape(title)}</b> {escape(words)}</figcaption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">{svg}</div></figure>'
+        for svg, title, words in diagrams.nets
+    )
+    return f'<div class="diagrams">\n{drawn}\n</div>\n<p class="note">{escape(diagrams.caption)}</p>'
+
+
 def _block(block: Block, drawings: Mapping[str, Drawing]) -> str:
     match block:
         case Paragraph(text):
@@ -70,21 +78,14 @@ def _block(block: Block, drawings: Mapping[str, Drawing]) -> str:
             return _table(block)
         case Figure():
             return _figure(block, drawings)
-        case Diagram(svg, title, caption):
-            return (
-                f'<figure class="diagram"><figcaption><b>{escape(title)}</b> {escape(caption)}</figcaption>'
-                f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">{svg}</div></figure>'
-            )
+        case Diagrams():
+            return _diagrams(block)
         case Listing(summary, text):
             return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def _section(section: Section, drawings: Mapping[str, Drawing]) -> str:
-    parts = []
-    for drawn, group in itertools.groupby(section.blocks, key=lambda block: isinstance(block, Diagram)):
-        written = "\n".join(_block(block, drawings) for block in group)
-        parts.append(f'<div class="diagrams">\n{written}\n</div>' if drawn else written)
-    blocks = "\n".join(parts)
+    blocks = "\n".join(_block(block, drawings) for block in section.blocks)
     return (
         f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">\n'
         f'<h2 id="{section.anchor}-title">{escape(section.title)}</h2>\n{blocks}\n</section>'

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 
-from vnas.report.document import Block, Diagram, Document, Facts, Figure, Items, Listing, Paragraph, Section, Table
+from vnas.report.document import Block, Diagrams, Document, Facts, Figure, Items, Listing, Paragraph, Section, Table
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|#~$])")
+# Emphasis, code, tables, strikethrough and formulas; an underscore inside a word is none of these.
+_SPECIAL = re.compile(r"[\\`*|$]|~(?=~)|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+# A link or the definition of one; brackets alone are text, as around an interval.
+_LINK = re.compile(r"\](?=[(\[:])")
+_LINE_START = re.compile(r"^(#+|[-+]|\d+[.)])(?=\s|$)")
 
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    plain = " ".join(text.split())
+    plain = _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"^([-+]|\d+[.)])(?=\s|$)", r"\\\1", _SPECIAL.sub(r"\\\1", plain))
+    return _LINE_START.sub(r"\\\1", _LINK.sub(r"\\]", plain))
 
 
 def _fenced(text: str) -> str:
@@ -46,23 +50,15 @@ def _block(block: Block) -> str:
             return _table(block)
         case Figure(name, caption, alt):
             return f"![{escape(alt)}](figures/{name}.png)\n\n{escape(caption)}"
-        case Diagram(_, title, caption):
-            return f"- {escape(title)}: {escape(caption)}"
+        case Diagrams():
+            return ""
         case Listing(summary, body):
-            return f"{escape(summary)}\n\n{_fenced(body)}"
+            return f"<details><summary>{escape(summary)}</summary>\n\n{_fenced(body)}\n\n</details>"
 
 
 def _section(section: Section) -> str:
-    parts: list[str] = [f"## {escape(section.title)}"]
-    previous: Block | None = None
-    for block in section.blocks:
-        written = _block(block)
-        if isinstance(block, Diagram) and isinstance(previous, Diagram):
-            parts[-1] += f"\n{written}"
-        else:
-            parts.append(written)
-        previous = block
-    return "\n\n".join(parts)
+    blocks = [written for block in section.blocks if (written := _block(block))]
+    return "\n\n".join([f"## {escape(section.title)}", *blocks])
 
 
 def text(document: Document) -> str:

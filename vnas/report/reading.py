@@ -38,18 +38,26 @@ def shown_url(url: str) -> str:
 
 
 def _read_only(path: Path) -> str:
+    from sqlalchemy import URL
+
     # SQLite's own URI form takes mode=ro; without it opening a file that is not there would create it.
-    return f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true"
+    uri = f"file:{quote(str(path.absolute()))}"
+    return URL.create("sqlite", database=uri, query={"mode": "ro", "uri": "true"}).render_as_string()
 
 
 def _openable(url: str) -> str:
-    prefix = "sqlite:///"
-    if not url.startswith(prefix) or url == prefix or ":memory:" in url or url.startswith(prefix + "file:"):
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
         return url
-    path = Path(url.removeprefix(prefix).partition("?")[0])
-    if not path.is_file():
-        raise UsageError(f"there is no database {path}; give a run directory, or the URL that --storage had")
-    return _read_only(path)
+    database = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not database or database.startswith((":memory:", "file:")):
+        return url
+    if not Path(database).is_file():
+        raise UsageError(f"there is no database {database}; give a run directory, or the URL that --storage had")
+    return _read_only(Path(database))
 
 
 @contextmanager
@@ -57,7 +65,6 @@ def _opened(url: str, name: str) -> Iterator[optuna.storages.RDBStorage]:
     import optuna
     import sqlalchemy.exc
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
     except (

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from vnas.report import findings
 from vnas.report.analysis import Analysis, FrontNet
 from vnas.report.diagram import draw_net
-from vnas.report.document import Block, Diagram, Figure, Paragraph, Section, Table
+from vnas.report.document import Block, Diagrams, Figure, Paragraph, Section, Table
 from vnas.report.numbers import ABSENT, count, measured, number_word, percent
 from vnas.report.tables import weights_path
 
@@ -85,22 +85,22 @@ def _architectures(analysis: Analysis) -> Table:
 
 
 def _diagrams(analysis: Analysis) -> list[Block]:
-    drawn: list[Block] = []
+    drawn = []
     for net in analysis.front:
         title = f"Drawing of net {net.letter}: {net.description}"
         svg = draw_net(net.architecture, title) if net.architecture is not None else None
         if svg is not None:
-            caption = f"{findings.short_latency(net)}, {findings.front_sizes(net)}"
-            drawn.append(Diagram(svg, f"Net {net.letter}", caption))
+            words = f"{findings.short_latency(net)}, {findings.front_sizes(net)}"
+            drawn.append((svg, f"Net {net.letter}", words))
     if not drawn:
         return []
     return [
-        *drawn,
-        Paragraph(
-            "In the drawings a block is as high as the side of the feature map and as wide as its channels are many, "
-            "both logarithmic. Above it stands the side in pixels; below it the convolution with its pool (↓), the "
-            "channels, and the order n of the series activation, whose depthwise kernel is 2n + 1 wide."
-        ),
+        Diagrams(
+            tuple(drawn),
+            "A block is as high as the side of the feature map and as wide as its channels are many, both logarithmic. "
+            "Above it stands the side in pixels; below it the convolution with its pool (↓), the channels, and the "
+            "order n of the series activation, whose depthwise kernel is 2n + 1 wide.",
+        )
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,33 @@ from vnas.report import findings
 from vnas.report.analysis import Analysis
 from vnas.report.document import Block, Items, Listing, Paragraph, Section, Table
 from vnas.report.numbers import number_word, shown, significant
+
+
+def _span(values: list[int]) -> str | None:
+    if not values:
+        return None
+    return f"{min(values)} each" if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def _kind(note: str) -> str:
+    # Notes that differ in their numbers only are of one kind.
+    return re.sub(r"\d+(\.\d+)?", "#", note)
+
+
+def _notes(measurements: list[Mapping[str, Any]]) -> list[str]:
+    """One note of each kind, with the number of measurements that had one like it."""
+    examples: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for measurement in measurements:
+        notes = [str(note) for note in measurement.get("notes") or ()]
+        counts.update({_kind(note) for note in notes})
+        for note in notes:
+            examples.setdefault(_kind(note), note)
+    total = len(measurements)
+    return [
+        f"{note} ({counts[kind]} of {total} measurements{' had one like it' if kind != note else ''})"
+        for kind, note in sorted(examples.items())
+    ]
 
 
 def _yes_no(value: Any) -> str | None:
@@ -40,7 +69,7 @@ def protocol(analysis: Analysis) -> Section:
             f"{latency.min_samples} samples and {significant(latency.min_seconds, 2)} s, at most "
             f"{significant(latency.max_seconds, 2)} s",
         ),
-        ("samples taken", f"{min(samples)} to {max(samples)}" if samples else None),
+        ("samples taken", _span(samples)),
         ("stopped because", ", ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items())) or None),
         (
             "interval",
@@ -73,8 +102,7 @@ def protocol(analysis: Analysis) -> Section:
         Table("How latency was measured.", ("what", "how"), (False, False), rows(protocol)),
         Table("Where.", ("what", "value"), (False, False), rows(device)),
     ]
-    notes = sorted({str(note) for m in measurements for note in m.get("notes", ())})
-    if notes:
+    if notes := _notes(measurements):
         blocks += [Paragraph("Notes that came with the measurements:"), Items(tuple(notes))]
     blocks.append(Listing("The study, as resolved", record.study.to_toml()))
     return Section("Protocol and environment", "protocol", tuple(blocks))

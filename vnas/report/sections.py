@@ -52,7 +52,7 @@ def _trials(analysis: Analysis) -> Section:
     interrupted = int(trials["interrupted"].fillna(False).sum())
     facts = [
         ("Trained", str(len(analysis.completed)), ""),
-        ("Duplicates", str(len(analysis.duplicates)), "known answer taken"),
+        ("Duplicates", str(len(analysis.duplicates)), "known answer taken" if len(analysis.duplicates) else ""),
         ("Stopped by a gate", str(len(analysis.rejected)), ""),
         ("Failed", str(len(analysis.failed)), ""),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 
 from vnas.config import StudyConfig, load_study, study_from_toml
 from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ResumeError
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     named = None if args.resume and args.study is None else load_study(args.study or "quickstart", assignments(args))
     out = Path(args.out) if args.out else Path("reports") / (named.name if named else "quickstart")
-    url = args.storage or f"sqlite:///{(out / 'study.db').absolute()}"
+    url = args.storage or sqlite_url(out / "study.db")
     config, exists = _settle(args, named, out, url)
     data = open_data(config.data)
     terminal.data(data)
@@ -89,6 +90,11 @@ def assignments(args: argparse.Namespace) -> list[str]:
     if args.data is not None:
         given.append("data.source=" + _toml_string(args.data))
     return given + list(args.set)
+
+
+def sqlite_url(path: Path) -> str:
+    """The storage URL of a file, whatever characters its path has."""
+    return sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
 def _toml_string(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+
+from vnas.report.numbers import count, measured, number_word, percent
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,13 +39,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def latency(median_ms: float, low_ms: float, high_ms: float) -> str:
-    """A latency with its interval, to the digit that the interval supports."""
-    width = max(high_ms - low_ms, 1e-6)
-    digits = min(5, max(0, 1 - int(f"{width:e}".split("e")[1])))
-    return f"{median_ms:.{digits}f} ms [{low_ms:.{digits}f}, {high_ms:.{digits}f}]"
-
-
 class Terminal:
     """The reporter of ``python -m vnas.search``; a context manager around the work that has a progress bar."""
 
@@ -59,6 +54,7 @@ class Terminal:
         )
         self._task = self._bar.add_task("starting", total=1, left="", visible=False)
         self._seconds: list[float] = []
+        self._images: Mapping[Any, int] = {}
         self._done = 0
         self._total = 0
         self._began = time.monotonic()
@@ -75,11 +71,12 @@ class Terminal:
 
     def device(self, environment: Environment, name: str) -> None:
         """The first line: where everything will run."""
-        threads = f", {environment.threads} threads" if name == "cpu" else ""
+        threads = f", {number_word(environment.threads, 'thread')}" if name == "cpu" else ""
         self._print(f"device: {name} ({environment.device_kind}{threads})")
 
     def data(self, data: Data) -> None:
         """What is trained on, and how it was split."""
+        self._images = data.counts
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
         self._print(f"data: {data.source}: {data.num_classes} classes, {counts} images")
 
@@ -113,7 +110,7 @@ class Terminal:
         head = f"trial {line.number:>3}"
         if line.state == "complete" and line.latency_ms is not None:
             body = (
-                f"{line.val_top1:6.2f} % val   {latency(*line.latency_ms):<28} depth {line.depth}"
+                f"{self._percent(line.val_top1, 'validation')} % val   {measured(*line.latency_ms) + ' ms':<28} depth {line.depth}"
                 f"   {line.seconds:5.1f} s   {line.description}"
             )
         else:
@@ -130,8 +127,8 @@ class Terminal:
         self._seconds.append(result.seconds)
         self._advance(self._done + 1, self._total)
         self._print(
-            f"front   trial {result.net.trial:>3} run {result.repeat + 1}   {result.val_top1:6.2f} % val   "
-            f"{result.test_top1:6.2f} % test   {result.seconds:5.1f} s{self._left()}"
+            f"front   trial {result.net.trial:>3} run {result.repeat + 1}   {self._percent(result.val_top1, 'validation')} % val   "
+            f"{self._percent(result.test_top1, 'test')} % test   {result.seconds:5.1f} s{self._left()}"
         )
 
     def interrupted(self, resume: str) -> None:
@@ -142,7 +139,9 @@ class Terminal:
         """The front as a table, and where the report is."""
         rows = pd.read_csv(paths.front_csv)
         if len(rows):
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", caption_justify="left")
+            table = Table(
+                box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", caption_justify="left"
+            )
             table.title = f"Pareto front of {record.study.name}: fused nets, batch 1, {record.device}"
             table.add_column("net", no_wrap=True, min_width=3)
             for heading in ("latency ms", "test top-1 %", "val %", "params", "depth"):
@@ -150,10 +149,10 @@ class Terminal:
             for row in rows.to_dict("records"):
                 table.add_row(
                     row["net"],
-                    latency(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]).replace(" ms", ""),
+                    measured(row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]),
                     _accuracy(row),
                     f"{row['val_top1']:.1f}",
-                    _count(row["params"]),
+                    count(row["params"]),
                     str(row["depth"]),
                 )
             table.caption = "[95 % intervals]: of the latency in this process, of the accuracy over seeds"
@@ -167,6 +166,9 @@ class Terminal:
 
     def _print(self, text: str) -> None:
         self.console.print(escape(text), soft_wrap=True)
+
+    def _percent(self, value: float | None, split: str) -> str:
+        return f"{percent(value, self._images.get(split)):>6}"
 
     def _start(self, what: str, done: int, total: int) -> None:
         self._seconds, self._done, self._total = [], done, total
@@ -190,9 +192,3 @@ def _accuracy(row: Mapping[Hashable, object]) -> str:
     if not isinstance(low, float) or low != low or not isinstance(high, float):
         return f"{mean:.1f}"
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _count(value: float) -> str:
-    if value < 1e6:
-        return f"{value / 1e3:.1f} k"
-    return f"{value / 1e6:.1f} M"

@@ -21,12 +21,11 @@ from vnas.training.loaders import (
     ResidentEvaluationLoader,
     ResidentLoader,
     choose_pipeline,
-    streaming_evaluation_loader,
-    streaming_training_loader,
 )
 from vnas.training.samples import CHANNELS, ArraySamples, Samples
 from vnas.training.sources import open_source
 from vnas.training.splits import Indices, stratified_cut
+from vnas.training.streaming import streaming_evaluation_loader, streaming_training_loader
 
 Split = Literal["train", "validation", "test"]
 _EVALUATION_BATCH = 256
@@ -210,7 +209,7 @@ def open_data(config: DataConfig | str = "digits") -> Data:
         native_size=(first.height, first.width),
         counts=MappingProxyType({split: len(sets[split][1]) for split in get_args(Split)}),
         splits=MappingProxyType({split: notes[split] for split in get_args(Split)}),
-        fingerprint=_fingerprint(config, classes, sets),
+        fingerprint=_fingerprint(classes, sets),
         _sets=MappingProxyType(sets),
     )
 
@@ -230,11 +229,10 @@ def _same_classes(train: tuple[str, ...], other: tuple[str, ...], source: str, n
     )
 
 
-def _fingerprint(config: DataConfig, classes: tuple[str, ...], sets: Mapping[Split, tuple[Samples, Indices]]) -> str:
+def _fingerprint(classes: tuple[str, ...], sets: Mapping[Split, tuple[Samples, Indices]]) -> str:
     digest = hashlib.sha256("\0".join(classes).encode())
     for seen in {id(samples): samples for samples, _ in sets.values()}.values():
         digest.update(seen.fingerprint().encode())
     for split in get_args(Split):
         digest.update(sets[split][1].tobytes())
-    digest.update(str(config.split_seed).encode())
     return digest.hexdigest()[:16]

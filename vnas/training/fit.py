@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -26,6 +25,7 @@ from vnas.training.optim import (
     make_optimizer,
     set_learning_rate,
 )
+from vnas.training.precision import Precision
 from vnas.training.result import EpochRecord, Progress, TrainingResult
 from vnas.training.seeding import seeded
 
@@ -97,33 +97,6 @@ def _check_fit(arch: Architecture, data: Data) -> None:
             raise ArchitectureError(f"the net has {what} = {has}, but {data.source!r} needs {what} = {wants}")
 
 
-class _Precision:
-    """Autocast: bfloat16 where the GPU has it, else float16 with scaled gradients; nothing on a CPU."""
-
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        self._dtype: torch.dtype | None = None
-        if config.amp and device.type == "cuda":
-            self._dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        self._scaler = torch.amp.GradScaler("cuda") if self._dtype is torch.float16 else None
-
-    def autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._dtype is None else torch.autocast("cuda", self._dtype)
-
-    def step(self, loss: Tensor, net: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
-        """Backward, clip to a norm, step."""
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            if self._scaler is not None:
-                self._scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(net.parameters(), clip)
-        if self._scaler is None:
-            optimizer.step()
-        else:
-            self._scaler.step(optimizer)
-            self._scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-
-
 class _Run:
     """The state of one run: the net, its average, its optimiser, and what has been seen of the loss."""
 
@@ -146,7 +119,7 @@ class _Run:
         self._ema = self._average(self._net)
         self._loss = make_loss(config)
         self._mixing = make_mixing(config, num_classes)
-        self._precision = _Precision(config, device)
+        self._precision = Precision(config, device)
         self._total = config.epochs * len(loader)
         self._merged_at: int | None = None
         self._images = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +47,34 @@ def open_hub(source: str, rest: str) -> Source:
 
     train = read("train")
     names: dict[str, str] = train.class_to_idx or {}
-    labels = [int(label) for label in train.iter_targets()]
+    labels = _labels(train)
     classes = sorted(names, key=names.__getitem__) or [str(label) for label in range(max(labels) + 1)]
     known = set(train.dataset.info.splits or ())
-    test = next((split for split in TEST_NAMES if split in known), None)
-    validation = next((split for split in VALIDATION_NAMES if split in known), None)
+
+    def first(splits: tuple[str, ...]) -> tuple[str, Samples] | None:
+        for split in splits:
+            if split in known:
+                reader = read(split)
+                labels = _labels(reader)
+                # A test set without its labels has -1 for each, and nothing can be judged on it.
+                if min(labels) >= 0:
+                    return split, IndexedSamples(reader, labels, classes, "RGB", source)
+        return None
+
+    return _source(IndexedSamples(train, labels, classes, "RGB", source), first)
+
+
+def _labels(reader: Any) -> list[int]:
+    # The whole column at once, without the images.
+    return [int(label) for label in reader.dataset[reader.label_key]]
+
+
+def _source(train: Samples, first: Callable[[tuple[str, ...]], tuple[str, Samples] | None]) -> Source:
+    test, validation = first(TEST_NAMES), first(VALIDATION_NAMES)
     if test is None:
         test, validation = validation, None
-
-    def samples(split: str | None) -> Samples | None:
-        if split is None:
-            return None
-        reader = read(split)
-        return IndexedSamples(reader, (int(label) for label in reader.iter_targets()), classes, "RGB", source)
-
-    found = {"train": "train", "validation": validation, "test": test}
-    return Source(
-        IndexedSamples(train, labels, classes, "RGB", source),
-        samples(validation),
-        samples(test),
-        {which: split for which, split in found.items() if split is not None},
-    )
+    names = {"train": "train"} | {which: one[0] for which, one in (("test", test), ("validation", validation)) if one}
+    return Source(train, validation and validation[1], test and test[1], names)
 
 
 def open_iterable(source: str, prefix: str, rest: str, memory_limit_mib: int) -> Source:
@@ -93,11 +101,7 @@ def open_iterable(source: str, prefix: str, rest: str, memory_limit_mib: int) ->
                 continue
         return None
 
-    test, validation = first(TEST_NAMES), first(VALIDATION_NAMES)
-    if test is None:
-        test, validation = validation, None
-    names = {"train": "train"} | {which: one[0] for which, one in (("test", test), ("validation", validation)) if one}
-    return Source(train, validation and validation[1], test and test[1], names)
+    return _source(train, first)
 
 
 class _NoSuchSplitError(DataError):

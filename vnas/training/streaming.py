@@ -1,0 +1,167 @@
+"""The pipeline for sets that do not fit in memory and for augmentations of one image at a time: timm's loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from vnas.config import TrainingConfig
+from vnas.errors import ConfigError
+from vnas.training.augment import crop_share, resize, statistics
+from vnas.training.loaders import Batches, PipelineName
+from vnas.training.samples import CHANNELS, Samples
+from vnas.training.splits import Indices
+
+
+class _StreamedSet(torch.utils.data.Dataset[tuple[object, int]]):
+    """What timm's create_loader reads; it sets ``transform`` to timm's augmentation."""
+
+    def __init__(self, samples: Samples, indices: Indices, before: Callable[[Image.Image], Image.Image] | None) -> None:
+        self._samples = samples
+        self._indices = indices
+        self._before = before
+        self.transform: Callable[[Image.Image], object] | None = None
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> tuple[object, int]:
+        index = int(self._indices[position])
+        image = self._samples.image(index)
+        if self._before is not None:
+            image = self._before(image)
+        label = int(self._samples.targets[index])
+        return (image if self.transform is None else self.transform(image)), label
+
+
+class _Resize:
+    """A class, not a closure, so that loader processes that are spawned can be sent it."""
+
+    def __init__(self, image_size: int) -> None:
+        self._image_size = image_size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return resize(image, self._image_size)
+
+
+class StreamingLoader:
+    """Batches through timm's create_loader, with worker processes and a prefetching transfer."""
+
+    pipeline: PipelineName = "streaming"
+
+    def __init__(self, batches: Sequence[tuple[Tensor, Tensor]], reason: str) -> None:
+        self._batches = batches
+        self.reason = reason
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return len(self._batches)
+
+    def __iter__(self) -> Batches:
+        """One pass."""
+        return iter(self._batches)
+
+
+def streaming_training_loader(
+    samples: Samples,
+    indices: Indices,
+    image_size: int,
+    training: TrainingConfig,
+    device: torch.device,
+    workers: int,
+    reason: str,
+) -> StreamingLoader:
+    """Training batches with timm's augmentations; random numbers come from the global streams.
+
+    Raises:
+        ConfigError: a RandAugment text that timm does not know, or two options that exclude each other.
+    """
+    from timm.data.loader import create_loader
+
+    _check_rand_augment(training.rand_augment)
+    if training.random_resized_crop and training.crop_padding:
+        raise ConfigError(
+            "training.random_resized_crop already moves the image: set training.crop_padding = 0, or leave it out"
+        )
+    before: list[Callable[[Image.Image], Image.Image]] = []
+    if not training.random_resized_crop:
+        before.append(_Resize(image_size))
+        if training.crop_padding:
+            before.append(transforms.RandomCrop(image_size, padding=training.crop_padding))
+    channels = CHANNELS[samples.mode]
+    mean, std = statistics(channels)
+    whole = None if training.random_resized_crop else (1.0, 1.0)
+    streamed: Any = _StreamedSet(samples, indices, transforms.Compose(before) if before else None)
+    jitter: Any = training.color_jitter or None
+    batches = create_loader(
+        streamed,
+        input_size=(channels, image_size, image_size),
+        batch_size=min(training.batch_size, len(indices)),
+        is_training=True,
+        scale=whole,
+        ratio=whole,
+        hflip=0.5 if training.flip else 0.0,
+        color_jitter=jitter,
+        auto_augment=training.rand_augment,
+        re_prob=training.random_erasing,
+        re_mode="pixel",
+        mean=mean,
+        std=std,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        device=device,
+    )
+    return StreamingLoader(batches, reason)
+
+
+def _check_rand_augment(text: str | None) -> None:
+    from timm.data.auto_augment import rand_augment_transform
+
+    if text is None:
+        return
+    example = "for example 'rand-m7-mstd0.5-inc1'"
+    if not text.startswith("rand-"):
+        raise ConfigError(f"training.rand_augment = {text!r} must start with 'rand-', {example}")
+    try:
+        rand_augment_transform(text, {})
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"training.rand_augment = {text!r} is not known to timm ({error}); write {example}"
+        ) from error
+
+
+def streaming_evaluation_loader(
+    samples: Samples,
+    indices: Indices,
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    reason: str,
+) -> StreamingLoader:
+    """Evaluation batches: in order, every image once, resized and cropped at the centre."""
+    from timm.data.loader import create_loader
+
+    channels = CHANNELS[samples.mode]
+    mean, std = statistics(channels)
+    streamed: Any = _StreamedSet(samples, indices, None)
+    batches = create_loader(
+        streamed,
+        input_size=(channels, image_size, image_size),
+        batch_size=batch_size,
+        crop_pct=crop_share(image_size),
+        interpolation="bilinear",
+        mean=mean,
+        std=std,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        device=device,
+        persistent_workers=False,
+    )
+    return StreamingLoader(batches, reason)
