@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,20 +129,6 @@ def test_volume_as_by_monte_carlo() -> None:
     share = np.mean([(rows <= sample).all(axis=1).any() for sample in samples])
     error = np.sqrt(share * (1 - share) / len(samples))
     assert hypervolume(rows, (1, 1, 1)) == pytest.approx(share, abs=5 * error)
-
-
-def test_ten_thousand_points_take_milliseconds() -> None:
-    rows = np.random.default_rng(0).random((10_000, 2))
-    # All on the front: the worst case for anything quadratic.
-    rows[:, 1] = -rows[:, 0]
-    best = min(_seconds(rows) for _ in range(5))
-    assert best < 0.05
-
-
-def _seconds(rows: np.ndarray) -> float:
-    began = time.perf_counter()
-    assert non_dominated(rows).all()
-    return time.perf_counter() - began
 
 
 @pytest.mark.parametrize(

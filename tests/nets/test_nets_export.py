@@ -38,9 +38,9 @@ def test_script_and_trace(arch) -> None:  # type: ignore[no-untyped-def]
             torch.testing.assert_close(made(x), form(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning", "ignore:.torch.jit.script:FutureWarning")
 def test_a_scripted_net_has_the_parts_that_timm_calls(net: PlainNet) -> None:
-    with pytest.warns((FutureWarning, DeprecationWarning), match="torch.jit.script"):
-        scripted = torch.jit.script(net)
+    scripted = torch.jit.script(net)
     features = scripted.forward_features(X)
     torch.testing.assert_close(scripted.forward_head(features, pre_logits=True), features.mean((2, 3)))
 

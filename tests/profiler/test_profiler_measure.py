@@ -159,21 +159,6 @@ def test_progress_is_told() -> None:
     assert told[2].median_ms == 30.0
 
 
-def test_the_protocol_adds_little_to_the_time_of_the_samples() -> None:
-    def spin() -> None:
-        end = time.perf_counter_ns() + 1_000_000
-        while time.perf_counter_ns() < end:
-            pass
-
-    shares = []
-    for _ in range(3):  # another process may take the CPU in between, but hardly three times
-        started = time.perf_counter()
-        result = measure(spin, max_warmup_seconds=0.0, min_samples=500, min_seconds=0.0, max_seconds=0.5)
-        elapsed_ms = (time.perf_counter() - started) * 1e3
-        shares.append(elapsed_ms / sum(result.samples_ms) - 1)
-    assert min(shares) < 0.05
-
-
 def test_every_public_name_is_there() -> None:
     for name in vnas.profiler.__all__:
         assert getattr(vnas.profiler, name).__name__ == name
@@ -203,7 +188,7 @@ def test_no_module_names_another_part_of_vnas() -> None:
                 assert line.split()[1].startswith(("vnas.errors", "vnas.profiler")), f"{path.name}: {line}"
 
 
-def test_help_needs_no_torch_and_is_quick() -> None:
+def test_help_needs_no_torch() -> None:
     script = """
 import sys
 from vnas.profiler.cli import main
@@ -213,10 +198,5 @@ except SystemExit as done:
     assert done.code == 0
 assert "torch" not in sys.modules and "rich" not in sys.modules
 """
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.5
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.count("python -m vnas.profiler ") >= 4

@@ -248,7 +248,7 @@ def test_kill_9_loses_and_repeats_no_completed_trial(tiny: Path, run: Run, tmp_p
     wait_for_line(process, "trial   2")
     time.sleep(0.15)  # somewhere within trial 3
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     before = completed(run_dir)
     assert len(before) >= 3
     left = [trial for trial in trials_of(run_dir) if trial.state == optuna.trial.TrialState.RUNNING]
@@ -292,4 +292,4 @@ def test_a_second_run_in_the_same_directory_is_refused(
         assert "another run is at work" in capsys.readouterr().err
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()

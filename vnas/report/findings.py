@@ -72,10 +72,17 @@ def headline(analysis: Analysis) -> list[str]:
         ratio = top.latency_ms.value / fast.latency_ms.value
         first = (
             f"At batch 1 on {device} the fastest net of the front, {fast.letter}, takes {_latency(fast)} and reaches "
-            f"{accuracy(analysis, fast)}; the most accurate, {top.letter}, takes {_latency(top)} "
-            f"({significant(ratio, 2)} times as long) and reaches {accuracy(analysis, top)}."
+            f"{accuracy(analysis, fast)}; the most accurate on the validation set, {top.letter}, takes {_latency(top)} "
+            f"({significant(ratio, 2)} times as long) and reaches {accuracy(analysis, top)}.{_overlap(fast, top)}"
         )
     return [first, *_prediction_sentences(analysis)]
+
+
+def _overlap(fast: FrontNet, top: FrontNet) -> str:
+    one, other = fast.test_top1, top.test_top1
+    if one is None or other is None or one.high is None or other.low is None or other.low > one.high:
+        return ""
+    return " Over seeds their test accuracies overlap, so the slower one is not shown to be better."
 
 
 def _prediction_sentences(analysis: Analysis) -> list[str]:

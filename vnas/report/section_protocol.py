@@ -49,19 +49,23 @@ def protocol(analysis: Analysis) -> Section:
     record, latency = analysis.record, analysis.record.study.latency
     measurements = analysis.measurements
     first: Mapping[str, Any] = measurements[0] if measurements else {}
-    environment = {**first.get("environment", {}), **record.environment}
+    # A measurement knows more than the start of the run did, such as the driver; its threads are its own.
+    found = {key: value for key, value in (first.get("environment") or {}).items() if value is not None}
+    environment = {**record.environment, **found}
     level = first.get("interval_level")
     samples = [len(m["samples_ms"]) for m in measurements if isinstance(m.get("samples_ms"), list | tuple)]
     reasons: dict[str, int] = {}
     for item in measurements:
         reasons[str(item.get("stop_reason", "unknown"))] = reasons.get(str(item.get("stop_reason", "unknown")), 0) + 1
     shapes = sorted({" x ".join(map(str, s)) for m in measurements for s in (m.get("input_shapes") or [])[:1]})
+    threads = sorted({m["environment"]["threads"] for m in measurements if (m.get("environment") or {}).get("threads")})
     protocol = [
         ("what is timed", "the fused net, eval mode, batch 1, before any training"),
         ("input (B, C, H, W)", ", ".join(shapes) if shapes else None),
         ("runtime", first.get("runtime")),
         ("timer", first.get("timer")),
         ("precision", first.get("precision")),
+        ("torch threads while measuring", ", ".join(map(str, threads)) or None),
         ("memory layout", first.get("layout") or ("channels_last" if latency.channels_last else "contiguous")),
         (
             "stop rule",
@@ -81,7 +85,7 @@ def protocol(analysis: Analysis) -> Section:
     device = [
         ("device", record.device or environment.get("device_kind")),
         ("processor", environment.get("cpu_model")),
-        ("torch threads", environment.get("threads")),
+        ("torch threads while training", record.environment.get("threads")),
         ("torch", environment.get("torch")),
         ("Python", environment.get("python")),
         ("driver", environment.get("driver")),

@@ -1,0 +1,106 @@
+"""What vnas itself costs, beside the work it is asked for.
+
+    python benchmarks/overheads.py
+
+Each row is the median of its runs and their 95 % order-statistic interval, on the machine named below the table.
+The targets are the project's own: help in under half a second, a cost in under 50 ms, a front of 10,000 points in
+under 50 ms, at most 5 % on top of the samples of a measurement.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import vnas
+from vnas.nets import Architecture, cost
+from vnas.pareto import non_dominated
+from vnas.profiler import capture_environment, measure
+from vnas.profiler.statistics import median_interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was timed."""
+
+    what: str
+    unit: str
+    target: float
+    values: list[float]
+
+
+def seconds(call: Callable[[], object], runs: int, scale: float) -> list[float]:
+    """Wall time of each run, in units of ``1 / scale`` seconds, after one run that is not counted."""
+    call()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - began) * scale)
+    return times
+
+
+def helping(module: str) -> Callable[[], object]:
+    """A fresh process that prints the help of a command."""
+    return lambda: subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, check=True)
+
+
+def spin() -> None:
+    """Busy for a millisecond, whatever the machine."""
+    end = time.perf_counter_ns() + 1_000_000
+    while time.perf_counter_ns() < end:
+        pass
+
+
+def overhead() -> float:
+    """Percent that a measurement takes beyond the sum of its samples."""
+    began = time.perf_counter()
+    result = measure(spin, max_warmup_seconds=0.0, min_samples=500, min_seconds=0.0, max_seconds=0.5)
+    return 100.0 * ((time.perf_counter() - began) * 1e3 / sum(result.samples_ms) - 1.0)
+
+
+def rows() -> list[Row]:
+    """Everything that is timed, in order."""
+    small, large = (Architecture.named(name, image_size=224) for name in ("vanillanet_5", "vanillanet_13"))
+    points = np.random.default_rng(0).random((10_000, 2))
+    front = np.column_stack([points[:, 0], -points[:, 0]])  # every point on the front: the worst case
+    return [
+        *(
+            Row(f"python -m {module} --help", "s", 0.5, seconds(helping(module), 15, 1.0))
+            for module in ("vnas.search", "vnas.profiler", "vnas.report")
+        ),
+        Row("cost(vanillanet_5)", "ms", 50.0, seconds(lambda: cost(small), 25, 1e3)),
+        Row("cost(vanillanet_13)", "ms", 50.0, seconds(lambda: cost(large), 25, 1e3)),
+        Row("front of 10,000 points, all on it", "ms", 50.0, seconds(lambda: non_dominated(front), 25, 1e3)),
+        Row("measure() beyond its samples", "%", 5.0, [overhead() for _ in range(11)]),
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    table = rows()
+    environment = capture_environment(torch.device("cpu"))
+    print("| what | median | 95 % interval | runs | target | met |")
+    print("|---|---|---|---|---|---|")
+    for row in table:
+        interval = median_interval(row.values)
+        median = float(np.median(row.values))
+        print(
+            f"| `{row.what}` | {median:.3g} {row.unit} | {interval.low:.3g} to {interval.high:.3g} | {len(row.values)} "
+            f"| {row.target:g} {row.unit} | {'yes' if median < row.target else 'no'} |"
+        )
+    print(
+        f"\n{environment.device_kind}, Python {platform.python_version()}, torch {environment.torch}, "
+        f"vnas {vnas.__version__}, {environment.date_utc[:10]}. Command: `python benchmarks/overheads.py`"
+    )
+
+
+if __name__ == "__main__":
+    main()
