@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # The quickstart study; `make search GPU=0` runs it on a GPU, `make search ARGS="--trials 40"` passes flags on.
 # --resume goes on with what an interrupted run left.
 search: $(VENV)/.installed
-	$(BIN)/python -m vnas.search --resume $(if $(GPU),--gpu $(GPU)) $(ARGS)
+	$(BIN)/python -m vnas.search --study quickstart --resume $(if $(GPU),--gpu $(GPU) --out reports/quickstart-gpu$(GPU)) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -218,7 +218,7 @@ class AnnealSpace(_Options):
 
     shape: Choices[Shape] | None = None
     start: Choices[Share] | None = None
-    end: Choices[Share] | None = None
+    end: Choices[Annotated[float, Field(gt=0, le=1)]] | None = None
     steps: Choices[Positive] | None = None
     stagger: Choices[Share] | None = None
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vnas.config import Anneal, LatencyConfig, TrainingConfig
+from vnas.errors import MeasurementError, TrainingError, VnasError
 from vnas.nets import Architecture, Cost, FusedVanillaNet, cost
 from vnas.profiler import Measurement, measure
 from vnas.training import Data, Progress, TrainingResult, fit
@@ -122,21 +124,33 @@ def measure_net(
     Raises:
         MeasurementError: the net could not be timed.
     """
-    net = net.to(device).eval()
-    images = torch.randn((1, *image), generator=torch.Generator().manual_seed(0)).to(device)  # (1, C, H, W)
-    if config.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-        images = images.to(memory_format=torch.channels_last)
-    return measure(
-        net,
-        images,
-        device=device,
-        target_relative=config.target_relative,
-        min_samples=config.min_samples,
-        min_seconds=config.min_seconds,
-        max_seconds=config.max_seconds,
-        threads=config.threads,
-    )
+    with _within_memory(device, MeasurementError, "at batch 1"):
+        net = net.to(device).eval()
+        images = torch.randn((1, *image), generator=torch.Generator().manual_seed(0)).to(device)  # (1, C, H, W)
+        if config.channels_last:
+            net = net.to(memory_format=torch.channels_last)
+            images = images.to(memory_format=torch.channels_last)
+        return measure(
+            net,
+            images,
+            device=device,
+            target_relative=config.target_relative,
+            min_samples=config.min_samples,
+            min_seconds=config.min_seconds,
+            max_seconds=config.max_seconds,
+            threads=config.threads,
+        )
+
+
+@contextmanager
+def _within_memory(device: torch.device, error: type[VnasError], doing: str) -> Iterator[None]:
+    """Running out of memory is an answer about the candidate, not a fault of the study."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as cause:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise error(f"out of memory on {device} {doing}") from cause
 
 
 def measure_architecture(architecture: Architecture, device: torch.device, config: LatencyConfig) -> Measurement:
@@ -167,7 +181,10 @@ def train(
         TrainingError: the run ended early.
     """
     config = config.model_copy(update={"anneal": candidate.anneal})
-    return fit(candidate.architecture, data, config, seed=seed, device=device, progress=progress)
+    smaller = max(2, config.batch_size // 2)
+    advice = f"in batches of {config.batch_size}; try --set training.batch_size={smaller}"
+    with _within_memory(device, TrainingError, f"training {advice}"):
+        return fit(candidate.architecture, data, config, seed=seed, device=device, progress=progress)
 
 
 def evaluate(

@@ -73,7 +73,7 @@ def test_a_second_run_does_not_overwrite(run: Run, capsys: pytest.CaptureFixture
     assert run("--trials", "2") == 0
     assert run("--trials", "2") == 2
     error = capsys.readouterr().err
-    assert "already holds study 'tiny' with 2 trials" in error
+    assert "already holds study 'tiny'" in error
     assert "--resume" in error
 
 
@@ -276,7 +276,7 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_resume(signum: signal.Signals
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in output
-    assert f"python -m vnas.search --device cpu --out {run_dir} --resume" in output
+    assert f"-m vnas.search --device cpu --study {tiny} --trials 500 --out {run_dir} --resume" in output
     states = {trial.state for trial in trials_of(run_dir)}
     assert optuna.trial.TrialState.RUNNING not in states
     assert json.dumps(sorted(completed(run_dir)))  # readable by another process at once

@@ -1,6 +1,8 @@
 """The loop and its storage, with an evaluator that costs nothing."""
 
 import itertools
+import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from vnas.errors import MeasurementError, ResumeError, VnasError
 from vnas.evaluate import Candidate, cost_attributes, latency_attributes
 from vnas.nets import cost
 from vnas.profiler import Measurement, ReplayTimer, capture_environment, measure
-from vnas.search import driver, front, store
+from vnas.search import driver, front, interrupts, store
 from vnas.training import Data, open_data
 
 
@@ -103,7 +105,7 @@ def evaluator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def new(url: str, config: StudyConfig, facts: dict[str, Any]) -> store.StudyStore:
-    return store.StudyStore.create(store.open_storage(url), config, facts)
+    return store.StudyStore.create(store.open_storage(url), config, facts, own=True)
 
 
 def again(url: str, config: StudyConfig, facts: dict[str, Any]) -> tuple[store.StudyStore, store.Recovered]:
@@ -183,21 +185,154 @@ def test_a_resumed_sampler_does_not_repeat_its_draws(
     assert after[: len(before)] != before
 
 
-def test_a_study_killed_at_birth_is_made_anew(url: str, config: StudyConfig, facts: dict[str, Any]) -> None:
+@pytest.mark.parametrize("got_to", ["nothing", "vnas_version"])
+def test_a_study_killed_at_birth_is_made_anew(
+    got_to: str, url: str, config: StudyConfig, facts: dict[str, Any]
+) -> None:
     storage = store.open_storage(url)
     study = optuna.create_study(storage=storage, study_name=config.name, directions=["maximize", "minimize"])
-    study.set_user_attr("data", {})
-    assert store.find(storage, config.name) is None
-    assert store.find(storage, config.name) is None
+    if got_to != "nothing":
+        study.set_user_attr(got_to, "0.1.0")
+    assert store.stored(storage) == {}
     new(url, config, facts)
-    assert store.find(storage, config.name) == config.to_toml()
+    assert store.stored(storage) == {config.name: config.to_toml()}
 
 
-def test_somebody_elses_study_is_left_alone(url: str, config: StudyConfig) -> None:
+def test_other_studies_of_a_storage_are_left_alone(url: str, config: StudyConfig, facts: dict[str, Any]) -> None:
     storage = store.open_storage(url)
-    optuna.create_study(storage=storage, study_name=config.name).set_user_attr("owner", "somebody")
-    with pytest.raises(ResumeError, match="not one of vnas"):
-        store.find(storage, config.name)
+    optuna.create_study(storage=storage, study_name="a colleague's, still empty")
+    optuna.create_study(storage=storage, study_name=config.name)
+    assert store.stored(storage) == {}
+    with pytest.raises(ResumeError, match="already holds a study 'tiny'"):
+        store.StudyStore.create(storage, config, facts, own=False)
+    assert len(optuna.get_all_study_names(storage)) == 2
+
+
+def test_a_trial_killed_after_its_last_answer_is_complete(
+    url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
+) -> None:
+    opened = new(url, config, facts)
+    trial = opened.ask()
+    candidate = driver.suggest(trial, config.space, in_chans=1, num_classes=10, anneal=config.training.anneal)
+    opened.record(trial, candidate.attributes() | latency_attributes(replayed(2.0)))
+    opened.record(trial, {"val_top1": 75.0, "training": {}})
+    opened, recovered = again(url, config, facts)
+    assert recovered == store.Recovered(finished=1, completed=1)
+    assert opened.study.get_trials()[0].values == [75.0, 2.0]
+    assert candidate.digest in opened.known
+
+
+def test_a_killed_trial_keeps_its_latency(
+    url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
+) -> None:
+    opened = new(url, config, facts)
+    trial = opened.ask()
+    candidate = driver.suggest(trial, config.space, in_chans=1, num_classes=10, anneal=config.training.anneal)
+    opened.record(trial, candidate.attributes() | latency_attributes(replayed(2.0)))
+    opened, _ = again(url, config, facts)
+    latency = opened.latency_of(candidate.architecture.digest)
+    assert latency is not None
+    assert latency.median_ms == 2.0
+
+
+def test_a_queued_draw_survives_a_second_kill(url: str, config: StudyConfig, facts: dict[str, Any]) -> None:
+    opened = new(url, config, facts)
+    opened.ask().suggest_categorical("stem.width", (4, 8, 16))
+    opened, first = again(url, config, facts)
+    drawn = opened.study.get_trials()[0].params
+    opened.ask()  # takes the queued draw, and is killed before it suggests anything
+    opened, second = again(url, config, facts)
+    assert (first.requeued, second.requeued) == (1, 1)
+    assert opened.ask().suggest_categorical("stem.width", (4, 8, 16)) == drawn["stem.width"]
+
+
+def test_a_signal_in_the_middle_of_telling_waits_for_its_end(
+    url: str,
+    config: StudyConfig,
+    facts: dict[str, Any],
+    data: Data,
+    evaluator: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = new(url, config, facts)
+    tell = opened.study.tell
+
+    def told(*arguments: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        frozen = tell(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGINT)
+        return frozen
+
+    monkeypatch.setattr(opened.study, "tell", told)
+    with interrupts.installed(), pytest.raises(KeyboardInterrupt):
+        driver.search(opened, data, CPU, Quiet())
+    trials = opened.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE]
+    assert again(url, config, facts)[1] == store.Recovered(finished=1)
+
+
+def test_failures_that_nobody_expected_are_tried_again_after_a_resume(
+    url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
+) -> None:
+    evaluator += [RuntimeError("the card fell off the bus"), MeasurementError("this net cannot be timed")]
+    driver.search(new(url, config, facts), data, CPU, Quiet())
+    opened, _ = again(url, config, facts)
+    assert opened.counted == 3
+    driver.search(opened, data, CPU, Quiet())
+    assert opened.counted == 4
+
+
+def test_a_stuck_sampler_gives_way_to_random_draws(
+    url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
+) -> None:
+    class Stubborn(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, *arguments: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, *arguments: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return distribution.choices[0]
+
+    opened = new(url, config, facts)
+    opened.study.sampler = Stubborn()
+    driver.search(opened, data, CPU, Quiet())
+    assert opened.counted == 4
+    assert len(opened.study.get_trials()) < 4 + 4 * driver.EXHAUSTED_AFTER
+
+
+def test_an_exhausted_space_ends_the_search_and_hardly_grows_on_resume(
+    url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
+) -> None:
+    table = config.model_dump()
+    table["space"] |= {
+        "anneal": {"end": (0.5,)},
+        "stem": {"kernel": (3,), "stride": (2,), "width": (4, 8), "series": (0,)},
+    }
+    table["space"]["stages"] = {"count": (1,), "width": (8,), "stride": (1,), "series": (0,), "residual": ("none",)}
+    small = StudyConfig.model_validate(table)
+    opened, reporter = new(url, small, facts), Quiet()
+    driver.search(opened, data, CPU, reporter)
+    assert opened.counted == 2
+    assert reporter.notes == ["the space seems exhausted after 2 candidates: draws only repeat them"]
+    before = len(opened.study.get_trials())
+    opened, _ = again(url, small, facts)
+    driver.search(opened, data, CPU, Quiet())
+    assert len(opened.study.get_trials()) == before
+
+
+def test_other_threads_are_refused_and_other_versions_noted(
+    url: str, config: StudyConfig, facts: dict[str, Any]
+) -> None:
+    free = config.model_copy(update={"latency": config.latency.model_copy(update={"threads": None})})
+    new(url, free, facts)
+    environment = facts["environment"] | {"torch": "9.9.9"}
+    _, recovered = again(url, free, facts | {"environment": environment})
+    assert recovered.changes == (f"torch {facts['environment']['torch']} -> 9.9.9",)
+    environment = facts["environment"] | {"threads": 64}
+    with pytest.raises(ResumeError, match=r"here torch has 64\. Go on with OMP_NUM_THREADS="):
+        again(url, free, facts | {"environment": environment})
 
 
 def test_other_data_is_refused(url: str, config: StudyConfig, facts: dict[str, Any]) -> None:

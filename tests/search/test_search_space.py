@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vnas.config import PAPER_ANNEAL, SpaceConfig, load_space
 from vnas.errors import ConfigError
@@ -161,6 +162,24 @@ def test_an_unknown_activation_is_refused_before_the_study() -> None:
     space = small(activation=["relu", "rellu"])
     with pytest.raises(ConfigError, match="Did you mean 'relu'"):
         spaces.check(space, in_chans=3, num_classes=10, anneal=PAPER_ANNEAL)
+
+
+def test_schedules_that_cannot_be_are_mended_or_refused() -> None:
+    space = small(anneal={"start": [0.0, 0.5], "end": [0.33, 1.0], "stagger": [0.0, 0.5]})
+    for draw_ in ({"anneal.start": 0.5, "anneal.end": 0.33}, {"anneal.end": 1.0, "anneal.stagger": 0.5}):
+        anneal = candidate(draw(space, 0) | draw_, space).anneal
+        assert 0 <= anneal.start < anneal.end
+        assert anneal.end + anneal.stagger <= 1
+    with pytest.raises(ValidationError, match="greater than 0"):
+        small(anneal={"end": [0.0]})
+
+
+def test_a_random_draw_repeats_with_its_seed_and_covers_the_choices() -> None:
+    space = load_space("digits")
+    assert spaces.random_draw(space, (0, 1)) == spaces.random_draw(space, (0, 1))
+    draws = [spaces.random_draw(space, (0, i)) for i in range(200)]
+    for name, options in spaces.choices(space).items():
+        assert {drawn[name] for drawn in draws} == set(options)
 
 
 def test_attributes_read_back() -> None:

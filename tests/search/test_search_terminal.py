@@ -40,6 +40,6 @@ def test_a_line_a_trial_with_the_time_left() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("trial   3     91.2 % val   1.000 [0.990, 1.010] ms")
-    assert lines[0].endswith("(1/3, about 4 s left)")
+    assert lines[0].endswith("(1/3, about 4 s left of the search)")
     assert "failed: [red]boom[/red]" in lines[1]
     assert "duplicate: of trial 3" in lines[2]

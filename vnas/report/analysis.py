@@ -164,7 +164,8 @@ def _front_net(record: Record, row: Any) -> FrontNet:
         float(row.latency_ms), _optional_float(row.latency_low_ms), _optional_float(row.latency_high_ms)
     )
     again = measurement_interval(record.front_latency.get(digest, {}))
-    retrained = tuple(entry for entry in record.front if entry.digest == digest)
+    # After a resume the same net may be on the front under a better schedule: runs of the other do not count.
+    retrained = tuple(entry for entry in record.front if (entry.digest, entry.candidate) == (digest, row.candidate))
     return FrontNet(
         letter="",
         digest=digest,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vnas.pareto import non_dominated
 from vnas.report.analysis import Analysis, FrontNet
 from vnas.report.findings import images, part
 from vnas.report.numbers import number_word, percent, significant
@@ -114,6 +115,34 @@ def _about_latency(analysis: Analysis) -> list[str]:
     return lines
 
 
+def _about_environments(analysis: Analysis) -> list[str]:
+    """Versions and switches that changed between measurements, as after a resume on an updated machine."""
+    found = []
+    for key in ("torch", "driver", "cuda", "cudnn", "python", "threads", "cpu_governor", "matmul_precision", "os"):
+        values = sorted({str((m.get("environment") or {}).get(key)) for m in analysis.measurements})
+        if len(values) > 1:
+            found.append(f"{key} {' and '.join(values)}")
+    return [f"Not all latencies were measured alike: {', '.join(found)}."] if found else []
+
+
+def _about_judgement(analysis: Analysis) -> list[str]:
+    """Nets that are on the front by the search's figures and would not be by the final ones."""
+    judged = [net for net in analysis.front if net.test_top1 is not None]
+    points = np.array([(net.test_top1.value if net.test_top1 else 0.0, net.latency_ms.value) for net in judged])
+    lines = []
+    if len(judged) > 1:
+        kept = non_dominated(points, maximise=(True, False))
+        if out := [net.letter for net, keep in zip(judged, kept, strict=True) if not keep]:
+            lines.append(
+                f"The front is the search's. By test accuracy and the latency measured at the end, another net is at "
+                f"least as good in both as {', '.join(out)}."
+            )
+    budget = analysis.record.study.latency.budget_ms
+    if budget is not None and (over := [n.letter for n in analysis.front if n.latency_ms.value > budget]):
+        lines.append(f"At the end {', '.join(over)} took more than the latency budget of {significant(budget)} ms.")
+    return lines
+
+
 def _limit(analysis: Analysis) -> str:
     return f"{significant(analysis.record.study.latency.max_seconds, 2)} s"
 
@@ -175,6 +204,8 @@ def limits(analysis: Analysis) -> list[str]:
     lines = [
         *_about_numbers(analysis),
         *_about_latency(analysis),
+        *_about_environments(analysis),
+        *_about_judgement(analysis),
         *_about_accuracy(analysis),
         *_about_data(analysis),
     ]

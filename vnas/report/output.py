@@ -53,7 +53,7 @@ def render(record: Record, run_dir: str | Path) -> Paths:
     """
     folder = Path(run_dir)
     analysis = analyse(record)
-    saved = {net.digest for net in analysis.front if (folder / weights_path(net.digest)).is_file()}
+    saved = {net.digest for net in analysis.front if net.saved and (folder / weights_path(net.digest)).is_file()}
     paths = Paths(
         run_dir=folder,
         trials_csv=folder / "trials.csv",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
-import signal
 import sys
 from collections.abc import Sequence
 
-from vnas.errors import EXIT_INTERRUPTED, VnasError
+from vnas.errors import EXIT_FAILED, EXIT_INTERRUPTED, VnasError
+from vnas.search.interrupts import installed
 
 EPILOG = """\
 examples:
@@ -81,10 +82,6 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _terminate(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -92,14 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 usage, 3 no such device, 130 interrupted.
     """
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the arrows of a description still gets the rest
     try:
-        from vnas.search.command import run
+        with installed():
+            from vnas.search.command import run
 
-        return run(args)
+            return run(args)
     except VnasError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted before the study began", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED

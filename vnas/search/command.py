@@ -5,26 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import optuna
-import sqlalchemy
+from optuna.trial import TrialState
 
-from vnas.config import StudyConfig, load_study, study_from_toml
 from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ResumeError
-from vnas.profiler import capture_environment, resolve_device
+from vnas.profiler import Environment, capture_environment, resolve_device
 from vnas.report import read, render
 from vnas.report.files import write
 from vnas.report.reading import shown_url
 from vnas.search import front, space, store
 from vnas.search.driver import search
+from vnas.search.settings import Settings, settle
 from vnas.search.terminal import Terminal
-from vnas.training import open_data
+from vnas.training import Data, open_data
 
 try:
     import fcntl
-except ImportError:  # Windows has no advisory locks of this kind; two runs in one directory are then not noticed
+except ImportError:  # Windows has no advisory locks of this kind; two runs of one study are then not noticed
     fcntl = None  # type: ignore[assignment]
 
 
@@ -39,111 +39,90 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         VnasError: what was asked for cannot be done.
+        OSError: the run directory cannot be written.
     """
     terminal = Terminal()
     device = resolve_device(args.gpu, args.device)
     environment = capture_environment(device)
     terminal.device(environment, str(device))
-
-    named = None if args.resume and args.study is None else load_study(args.study or "quickstart", assignments(args))
-    out = Path(args.out) if args.out else Path("reports") / (named.name if named else "quickstart")
-    url = args.storage or sqlite_url(out / "study.db")
-    config, exists = _settle(args, named, out, url)
+    settings = settle(args)
+    config = settings.config
     data = open_data(config.data)
     terminal.data(data)
     space.check(config.space, in_chans=data.in_chans, num_classes=data.num_classes, anneal=config.training.anneal)
-    out.mkdir(parents=True, exist_ok=True)
-    with _only_run(out):
-        storage = store.open_storage(url)
-        facts = store.facts(environment, data)
-        if exists:
-            opened, recovered = store.StudyStore.resume(storage, config, facts)
-            terminal.recovered(recovered)
-        else:
-            if args.resume:
-                terminal.note(f"nothing to resume in {out}: starting")
-            opened = store.StudyStore.create(storage, config, facts)
-        write(out / "study.toml", config.to_toml())
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with _only_run(settings):
         try:
+            opened = _open(settings, environment, data, terminal, resume=args.resume)
             with terminal:
                 search(opened, data, device, terminal)
-                front.retrain(opened, data, device, out, terminal)
+                front.retrain(opened, data, device, settings.out, terminal)
+            record = read(settings.url, config.name)
+            terminal.finished(record, render(record, settings.out))
         except KeyboardInterrupt:
-            terminal.interrupted(_resume_line(args, out))
+            terminal.interrupted(resume_command(args, settings))
             return EXIT_INTERRUPTED
-        record = read(url, config.name)
-        paths = render(record, out)
-        terminal.finished(record, paths)
-        completed = any(entry.state == optuna.trial.TrialState.COMPLETE for entry in opened.known.values())
-        return EXIT_DONE if completed else EXIT_FAILED
+    completed = any(entry.state == TrialState.COMPLETE for entry in opened.known.values())
+    return EXIT_DONE if completed else EXIT_FAILED
 
 
-def assignments(args: argparse.Namespace) -> list[str]:
-    """The flags that stand for a field of the study, as ``key=value``, then every ``--set``."""
-    flags = {
-        "trials": args.trials,
-        "time_limit_minutes": args.time,
-        "latency.budget_ms": args.latency_budget,
-        "seed": args.seed,
-    }
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    if args.data is not None:
-        given.append("data.source=" + _toml_string(args.data))
-    return given + list(args.set)
-
-
-def sqlite_url(path: Path) -> str:
-    """The storage URL of a file, whatever characters its path has."""
-    return sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
-
-
-def _toml_string(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _settle(args: argparse.Namespace, named: StudyConfig | None, out: Path, url: str) -> tuple[StudyConfig, bool]:
-    """The study to run, and whether it is in the storage already."""
-    if args.storage or (out / "study.db").is_file():
-        storage = store.open_storage(url)
-        names = [named.name] if named else [study.study_name for study in storage.get_all_studies()]
-        found = {name: text for name in names if (text := store.find(storage, name)) is not None}
-        if found and not args.resume:
-            name = next(iter(found))
-            count = storage.get_n_trials(storage.get_study_id_from_name(name))
-            raise ResumeError(
-                f"{shown_url(url) if args.storage else out} already holds study {name!r} with {count} trials. "
-                "Add --resume to go on with it, or --out DIR (or --set name=NAME) to start another"
-            )
-        if len(found) > 1:
-            raise ResumeError(f"the storage holds several studies ({', '.join(found)}); say which with --study")
-        if found:
-            stored = next(iter(found.values()))
-            return named or study_from_toml(stored, assignments(args)), True
-    return named or load_study("quickstart", assignments(args)), False
+def _open(
+    settings: Settings, environment: Environment, data: Data, terminal: Terminal, *, resume: bool
+) -> store.StudyStore:
+    config, storage = settings.config, store.open_storage(settings.url)
+    facts = store.facts(environment, data)
+    if settings.exists:
+        opened, recovered = store.StudyStore.resume(storage, config, facts)
+        terminal.recovered(recovered)
+    else:
+        if resume:
+            terminal.note(f"nothing to resume in {settings.out}: starting")
+        own = settings.database is not None and settings.database.parent == settings.out.absolute()
+        opened = store.StudyStore.create(storage, config, facts, own=own)
+    write(settings.out / "study.toml", config.to_toml())
+    return opened
 
 
 @contextlib.contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Hold the run directory against a second run; the lock goes with the process, however it ends."""
+def _only_run(settings: Settings) -> Iterator[None]:
+    """Hold the study against a second run on this machine; the lock goes with the process, however it ends.
+
+    A study in a file is locked beside the file, whatever run directories are used; one on a server by its directory.
+    """
+    database = settings.database
+    path = settings.out / ".lock" if database is None else database.with_name(f".{database.name}.lock")
     if fcntl is None:
         yield
         return
-    with (out / ".lock").open("w") as file:
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ResumeError(
-                f"another run is at work in {out}; wait for it, or give this one its own --out DIR"
+                f"another run is at work on {database or settings.out}; wait for it, or give this one its own --out DIR"
             ) from None
         yield
 
 
-def _resume_line(args: argparse.Namespace, out: Path) -> str:
-    words = ["python -m vnas.search"]
+def resume_command(args: argparse.Namespace, settings: Settings) -> str:
+    """The command that goes on with a run; a password in the storage's URL is masked."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    words = [str(python), "-m", "vnas.search"]
     if args.gpu is not None:
         words += ["--gpu", args.gpu]
     if args.device is not None:
         words += ["--device", args.device]
+    if args.study is not None:
+        words += ["--study", args.study]
+    for flag, value in (("--data", args.data), ("--trials", args.trials), ("--latency-budget", args.latency_budget)):
+        if value is not None:
+            words += [flag, str(value)]
+    if args.seed is not None:
+        words += ["--seed", str(args.seed)]
+    for assignment in args.set:
+        words += ["--set", assignment]
     if args.storage is not None:
-        words += ["--storage", shlex.quote(shown_url(args.storage))]
-    return " ".join([*words, "--out", shlex.quote(str(out)), "--resume"])
+        words += ["--storage", shown_url(args.storage)]
+    return shlex.join([*words, "--out", str(settings.out), "--resume"])

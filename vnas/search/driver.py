@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vnas.errors import UsageError, VnasError
 from vnas.evaluate import Candidate, evaluate
-from vnas.search.space import suggest
+from vnas.search.interrupts import protected
+from vnas.search.space import random_draw, size, suggest
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from vnas.search.store import StudyStore
     from vnas.training import Data, Progress
 
-# As many draws in a row that only repeat what is known mean that the sampler has nothing new to offer.
+# A sampler that has only repeated known candidates this often in a row is stuck: draws are random until one is new.
+STUCK_AFTER = 5
+# As many repetitions in a row mean that there is hardly anything new to be had.
 EXHAUSTED_AFTER = 100
 # As many failures in a row that vnas did not raise itself mean that something is wrong with the machine or with us.
 BROKEN_AFTER = 3
@@ -81,20 +84,22 @@ def search(store: StudyStore, data: Data, device: torch.device, reporter: Report
     limit = config.time_limit_minutes
     deadline = None if limit is None else time.monotonic() + 60.0 * limit
     reporter.search_started(store.counted, config.trials)
-    duplicates = broken = 0
+    # A resumed run asks a few times more before it finds the space exhausted again.
+    repeated = min(store.repeated, EXHAUSTED_AFTER - STUCK_AFTER)
+    broken = 0
     while store.counted < config.trials:
         if deadline is not None and time.monotonic() >= deadline:
             reporter.note(f"the time limit of {limit:g} min is reached after {store.counted} candidates")
             return
-        if duplicates >= EXHAUSTED_AFTER:
-            reporter.note(
-                f"the last {duplicates} draws only repeated known candidates: the space seems exhausted "
-                f"after {store.counted}"
-            )
+        if repeated >= EXHAUSTED_AFTER or len(store.known) >= size(config.space):
+            reporter.note(f"the space seems exhausted after {store.counted} candidates: draws only repeat them")
             return
-        trial = store.ask()
         began = time.perf_counter()
+        trial: optuna.Trial | None = None
         try:
+            with protected():
+                draw = random_draw(config.space, (config.seed, store.asked)) if repeated >= STUCK_AFTER else None
+                trial = store.ask(draw)
             candidate = suggest(
                 trial,
                 config.space,
@@ -103,30 +108,31 @@ def search(store: StudyStore, data: Data, device: torch.device, reporter: Report
                 anneal=config.training.anneal,
             )
             if candidate.digest in store.known:
-                duplicates += 1
+                repeated += 1
                 frozen = store.repeat(trial, candidate)
             else:
-                duplicates = 0
+                repeated = 0
                 reporter.trial_started(trial.number, candidate)
                 frozen = _evaluate(store, trial, candidate, data, device, reporter)
-                broken = 0
-        except KeyboardInterrupt:
-            store.interrupt(trial)
-            raise
-        except UsageError:
-            store.interrupt(trial)
+            broken = 0
+        except (KeyboardInterrupt, UsageError):
+            if trial is not None:
+                store.interrupt(trial)
             raise
         except VnasError as error:
+            if trial is None:
+                raise
             broken = 0
             frozen = store.fail(trial, str(error))
         except Exception as error:
+            if trial is None:
+                raise
             broken += 1
-            store.record(trial, {"traceback": traceback.format_exc()})
-            frozen = store.fail(trial, f"{type(error).__name__}: {error}")
+            frozen = store.fail(trial, f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             if broken >= BROKEN_AFTER:
                 raise VnasError(
                     f"{broken} trials in a row failed with an unexpected error, the last with "
-                    f"{type(error).__name__}: {error}. Completed trials are kept; go on with --resume"
+                    f"{type(error).__name__}: {error}. Completed trials are kept; --resume goes on"
                 ) from error
         reporter.trial_finished(line_of(frozen, time.perf_counter() - began), store.counted, config.trials)
 

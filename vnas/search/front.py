@@ -127,10 +127,13 @@ def retrain(
     total = len(front) * settings.seeds
     reporter.front_started(len(front), total, total - len(pending))
     for net, repeat in pending:
-        _retrain_once(store, data, device, run_dir, reporter, net, repeat)
+        try:
+            _retrain_once(store, data, device, run_dir, reporter, net, repeat)
+        except Exception as error:  # noqa: BLE001  the other runs and the report do not depend on this one
+            reporter.note(f"{_name(net, repeat)} failed: {type(error).__name__}: {error}. --resume tries it again")
     for net in front:
         _keep_best(store, run_dir, net)
-    _measure_again(store, device, run_dir, front)
+    _measure_again(store, device, run_dir, front, reporter)
     return front
 
 
@@ -140,6 +143,10 @@ def _folder(run_dir: Path, net: FrontNet) -> Path:
 
 def _key(net: FrontNet, repeat: int) -> str:
     return f"{net.candidate.architecture.digest}/{repeat}"
+
+
+def _name(net: FrontNet, repeat: int) -> str:
+    return f"retraining of trial {net.trial}, run {repeat + 1}"
 
 
 def _weights(run_dir: Path, net: FrontNet, repeat: int) -> Path:
@@ -183,13 +190,13 @@ def _retrain_once(
             device=device,
             progress=reporter.training,
         )
+        assert result.fused is not None
+        size = net.candidate.architecture.image_size
+        test_top1 = evaluate(result.fused, data.loader("test", size, device=device), device)
     except TrainingError as error:
         store.set_front_result(_key(net, repeat), stored | {"reason": str(error)})
-        reporter.note(f"retraining of trial {net.trial}, run {repeat + 1}: {error}")
+        reporter.note(f"{_name(net, repeat)}: {error}")
         return
-    assert result.fused is not None
-    size = net.candidate.architecture.image_size
-    test_top1 = evaluate(result.fused, data.loader("test", size, device=device), device)
     path = _weights(run_dir, net, repeat)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(result.fused, path)
@@ -229,7 +236,9 @@ def _keep_best(store: StudyStore, run_dir: Path, net: FrontNet) -> None:
     shutil.rmtree(folder / "seeds", ignore_errors=True)
 
 
-def _measure_again(store: StudyStore, device: torch.device, run_dir: Path, front: list[FrontNet]) -> None:
+def _measure_again(
+    store: StudyStore, device: torch.device, run_dir: Path, front: list[FrontNet], reporter: FrontReporter
+) -> None:
     """Time the trained nets once more, in shuffled order: chance had a part in the latencies they were chosen by."""
     results = store.front_results()
     order = np.random.default_rng(store.config.seed).permutation(len(front))
@@ -245,6 +254,7 @@ def _measure_again(store: StudyStore, device: torch.device, run_dir: Path, front
             measurement = measure_net(
                 load_checkpoint(path, architecture), (architecture.in_chans, size, size), device, store.config.latency
             )
-        except MeasurementError:
+        except MeasurementError as error:
+            reporter.note(f"trial {net.trial} could not be measured again: {error}")
             continue
         store.set_front_result(key, measurement.to_dict())

@@ -9,8 +9,10 @@ projection rule); different draws may so name the same candidate, and its digest
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from vnas.config import Anneal, SpaceConfig, StageSpace
 from vnas.errors import ArchitectureError, ConfigError
@@ -146,6 +148,12 @@ def suggest(trial: optuna.Trial, space: SpaceConfig, *, in_chans: int, num_class
     """
     drawn = {name: trial.suggest_categorical(name, options) for name, options in choices(space).items()}
     return candidate_of(drawn, space, in_chans=in_chans, num_classes=num_classes, anneal=anneal)
+
+
+def random_draw(space: SpaceConfig, seed: Sequence[int]) -> dict[str, Any]:
+    """A value for every name of :func:`choices`, each independent and uniform."""
+    generator = np.random.default_rng(list(seed))
+    return {name: options[int(generator.integers(len(options)))] for name, options in choices(space).items()}
 
 
 def check(space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> None:

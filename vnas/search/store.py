@@ -24,12 +24,14 @@ from vnas.errors import ResumeError
 from vnas.evaluate import Candidate
 from vnas.profiler import Environment, Measurement
 from vnas.report.reading import shown_url
+from vnas.search.interrupts import protected
 from vnas.training import Data
 
 METRICS = ["val_top1", "latency_ms"]
 BUDGET_CONSTRAINT = "latency_over_budget_ms"
 
-_FACTS = {"device_kind", "environment", "data", "vnas_version", "started_at"}
+# Switches and versions that may change a latency without making it another kind of device.
+_CIRCUMSTANCES = ("torch", "cuda", "cudnn", "driver", "python", "cpu_governor", "matmul_precision", "os")
 
 # What a duplicate takes over from the trial that it repeats.
 _COPIED = (
@@ -51,10 +53,19 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What the start of a resumed run found."""
+    """What the start of a resumed run found.
+
+    Attributes:
+        finished: trials that are done.
+        requeued: draws of interrupted trials that will be evaluated again.
+        completed: trials that were killed after their last answer, and are complete with it.
+        changes: what is different since the study began, in words.
+    """
 
     finished: int
-    requeued: int
+    requeued: int = 0
+    completed: int = 0
+    changes: tuple[str, ...] = ()
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -89,77 +100,94 @@ class StudyStore:
         self._latencies: dict[str, Measurement] = {}
         self.counted = 0
         self.finished = 0
+        self.repeated = 0
         for trial in study.get_trials(deepcopy=False):
-            if trial.state.is_finished():
+            # A failure that was the machine's, not the candidate's, is worth another try in another run.
+            if trial.state.is_finished() and not trial.user_attrs.get("unexpected"):
                 self._learn(trial)
 
     @classmethod
-    def create(cls, storage: optuna.storages.BaseStorage, config: StudyConfig, facts: Mapping[str, Any]) -> StudyStore:
+    def create(
+        cls, storage: optuna.storages.BaseStorage, config: StudyConfig, facts: Mapping[str, Any], *, own: bool
+    ) -> StudyStore:
         """Begin a study.
 
         Args:
             storage: where to.
             config: what to run.
-            facts: ``device_kind``, ``environment`` and ``data``, as JSON values.
+            facts: from :func:`facts`.
+            own: whether the storage is this run's alone, so that an empty study in it can only be its own.
+
+        Raises:
+            ResumeError: the storage holds another study of this name.
         """
-        study = optuna.create_study(
-            storage=storage, study_name=config.name, directions=["maximize", "minimize"], sampler=sampler(config, 0)
-        )
-        with _metric_names_are_stable():
-            study.set_metric_names(METRICS)
-        for key, value in facts.items():
-            study.set_user_attr(key, value)
-        study.set_user_attr("vnas_version", vnas.__version__)
-        study.set_user_attr("started_at", time.time())
-        # Last: a study without this attribute was killed while it was being created, and holds nothing.
-        study.set_user_attr("study", config.to_toml())
+        with protected():
+            _clear_way(storage, config.name, own)
+            study = optuna.create_study(
+                storage=storage,
+                study_name=config.name,
+                directions=["maximize", "minimize"],
+                sampler=sampler(config, 0),
+            )
+            study.set_user_attr("vnas_version", vnas.__version__)
+            with _metric_names_are_stable():
+                study.set_metric_names(METRICS)
+            for key, value in facts.items():
+                study.set_user_attr(key, value)
+            study.set_user_attr("started_at", time.time())
+            # Last: a study without this attribute was killed while it was being created, and holds nothing.
+            study.set_user_attr("study", config.to_toml())
         return cls(study, config)
 
     @classmethod
     def resume(
         cls, storage: optuna.storages.BaseStorage, config: StudyConfig, facts: Mapping[str, Any]
     ) -> tuple[StudyStore, Recovered]:
-        """Go on with a study; trials that a killed run left are failed and their draws queued again.
+        """Go on with a study.
+
+        A trial that a killed run left is complete if all its answers are stored; else it is failed and its draw
+        queued again.
 
         Raises:
-            ResumeError: the study file, the data or the kind of device is not what the study began with.
+            ResumeError: the study file, the data, the kind of device or its threads are not what the study began with.
         """
         study = optuna.load_study(storage=storage, study_name=config.name)
-        attributes = study.user_attrs
-        before = study_from_toml(attributes["study"])
-        changed = changed_fields(before, config)
-        if changed:
-            old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
-            listing = "; ".join(f"{name}: {_at(old, name)!r} -> {_at(new, name)!r}" for name in changed)
-            raise ResumeError(
-                f"study {config.name!r} was begun with other settings, so its trials cannot be compared with new "
-                f"ones. Changed: {listing}. Take the change back, or start afresh with --out DIR"
-            )
-        if attributes["device_kind"] != facts["device_kind"]:
-            raise ResumeError(
-                f"study {config.name!r} measures latency on {attributes['device_kind']}; this is "
-                f"{facts['device_kind']}. Go on there, or start afresh here with --out DIR"
-            )
-        if attributes["data"]["fingerprint"] != facts["data"]["fingerprint"]:
-            raise ResumeError(
-                f"the data behind {config.data.source!r} is not what study {config.name!r} began with. "
-                "Bring the old data back, or start afresh with --out DIR"
-            )
+        _check_same(study.user_attrs, config, facts)
         trials = study.get_trials(deepcopy=False)
         study.sampler = sampler(config, len(trials))
-        study.set_user_attr("study", config.to_toml())
-        left = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        for trial in left:
-            _requeue(study, trial.params)
-            storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-            storage.set_trial_user_attr(trial._trial_id, "reason", "the run was killed during this trial")
-            study.tell(trial.number, state=TrialState.FAIL)
+        requeued = completed = 0
+        with protected():
+            study.set_user_attr("study", config.to_toml())
+            for trial in trials:
+                if trial.state != TrialState.RUNNING:
+                    continue
+                answers = trial.user_attrs
+                if {"training", "val_top1", "latency_ms"} <= answers.keys():
+                    study.tell(trial.number, values=(answers["val_top1"], answers["latency_ms"]))
+                    completed += 1
+                    continue
+                requeued += _requeue(study, trial)
+                storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+                storage.set_trial_user_attr(trial._trial_id, "reason", "the run was killed during this trial")
+                study.tell(trial.number, state=TrialState.FAIL)
         store = cls(study, config)
-        return store, Recovered(finished=store.finished, requeued=len(left))
+        changes = _changes(study.user_attrs, facts)
+        return store, Recovered(store.finished, requeued, completed, changes)
 
-    def ask(self) -> optuna.Trial:
-        """A new trial."""
+    def ask(self, draw: Mapping[str, Any] | None = None) -> optuna.Trial:
+        """A new trial.
+
+        Args:
+            draw: parameters to use instead of what the sampler would choose, after those that are queued already.
+        """
+        if draw is not None:
+            self.study.enqueue_trial(dict(draw))
         return self.study.ask()
+
+    @property
+    def asked(self) -> int:
+        """Trials so far, whatever became of them."""
+        return len(self.study.get_trials(deepcopy=False))
 
     def latency_of(self, architecture_digest: str) -> Measurement | None:
         """The latency of an architecture that this study has measured."""
@@ -181,9 +209,11 @@ class StudyStore:
         self._constrain(trial, latency_ms)
         return self._tell(trial, TrialState.PRUNED, None)
 
-    def fail(self, trial: optuna.Trial, reason: str) -> FrozenTrial:
-        """Finish a trial that went wrong."""
+    def fail(self, trial: optuna.Trial, reason: str, *, traceback: str | None = None) -> FrozenTrial:
+        """Finish a trial that went wrong; a traceback marks a failure that vnas did not expect."""
         trial.set_user_attr("reason", reason)
+        if traceback is not None:
+            self.record(trial, {"unexpected": True, "traceback": traceback})
         return self._tell(trial, TrialState.FAIL, None)
 
     def repeat(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial:
@@ -198,10 +228,14 @@ class StudyStore:
         return self._tell(trial, known.state, known.values)
 
     def interrupt(self, trial: optuna.Trial) -> None:
-        """Take back a trial that was interrupted; the next run evaluates the same draw."""
-        _requeue(self.study, trial.params)
-        trial.set_user_attr("interrupted", True)
-        self.fail(trial, "interrupted")
+        """Take back a trial that was interrupted; the next run evaluates the same draw. A finished one stays."""
+        with protected():
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            if frozen.state.is_finished():
+                return
+            _requeue(self.study, frozen)
+            trial.set_user_attr("interrupted", True)
+            self.fail(trial, "interrupted")
 
     def front_results(self) -> dict[str, Any]:
         """What retraining the front has stored, by key without the ``front/``."""
@@ -221,24 +255,26 @@ class StudyStore:
             trial.set_constraint(BUDGET_CONSTRAINT, latency_ms - budget)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None) -> FrozenTrial:
-        trial.set_user_attr("finished_at", time.time())
-        frozen = self.study.tell(trial, values=values, state=state)
-        self._learn(frozen)
+        with protected():
+            trial.set_user_attr("finished_at", time.time())
+            frozen = self.study.tell(trial, values=values, state=state)
+            self._learn(frozen)
         return frozen
 
     def _learn(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs
+        if "latency" in attributes and "duplicate_of" not in attributes:
+            self._latencies.setdefault(attributes["digest"], Measurement.from_dict(attributes["latency"]))
         if attributes.get("interrupted"):
             return
         self.finished += 1
+        self.repeated = self.repeated + 1 if "duplicate_of" in attributes else 0
         if "duplicate_of" in attributes:
             return
         self.counted += 1
         if "candidate" in attributes:
             values = tuple(trial.values) if trial.values is not None else None
             self.known.setdefault(attributes["candidate"], Known(trial.number, trial.state, values, dict(attributes)))
-        if "latency" in attributes:
-            self._latencies.setdefault(attributes["digest"], Measurement.from_dict(attributes["latency"]))
 
 
 def sampler(config: StudyConfig, trials: int) -> optuna.samplers.BaseSampler:
@@ -254,27 +290,24 @@ def sampler(config: StudyConfig, trials: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def find(storage: optuna.storages.BaseStorage, name: str) -> str | None:
-    """The TOML text of the study of this name, or None where there is none.
+def stored(storage: optuna.storages.BaseStorage) -> dict[str, str]:
+    """The studies of vnas in a storage: their settings as TOML, by name. Nothing is changed."""
+    return {
+        study.study_name: str(study.user_attrs["study"])
+        for study in storage.get_all_studies()
+        if "study" in study.user_attrs and "vnas_version" in study.user_attrs
+    }
 
-    A run killed in the very act of creating its study leaves an empty one, which is removed.
 
-    Raises:
-        ResumeError: there is a study of this name that vnas did not make.
-    """
+def _clear_way(storage: optuna.storages.BaseStorage, name: str, own: bool) -> None:
+    """Remove what a run killed in the act of creating its study left; refuse anything else of this name."""
     for study in storage.get_all_studies():
         if study.study_name != name:
             continue
-        text = study.user_attrs.get("study")
-        if text is not None:
-            return str(text)
-        if storage.get_n_trials(study._study_id) == 0 and study.user_attrs.keys() <= _FACTS:
-            storage.delete_study(study._study_id)
-            return None
-        raise ResumeError(
-            f"the storage holds a study {name!r} that is not one of vnas; give another name with --set name=NAME"
-        )
-    return None
+        ours = "vnas_version" in study.user_attrs or (own and not study.user_attrs)
+        if "study" in study.user_attrs or not ours or storage.get_n_trials(study._study_id):
+            raise ResumeError(f"the storage already holds a study {name!r}; give another name with --set name=NAME")
+        storage.delete_study(study._study_id)
 
 
 def facts(environment: Environment, data: Data) -> dict[str, Any]:
@@ -293,9 +326,49 @@ def facts(environment: Environment, data: Data) -> dict[str, Any]:
     }
 
 
-def _requeue(study: optuna.Study, params: Mapping[str, Any]) -> None:
+def _requeue(study: optuna.Study, trial: FrozenTrial) -> int:
+    """Queue the draw of a trial again, one that was queued itself included; how many were queued."""
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     if params:
-        study.enqueue_trial(dict(params))
+        study.enqueue_trial(params)
+    return int(bool(params))
+
+
+def _check_same(attributes: Mapping[str, Any], config: StudyConfig, facts: Mapping[str, Any]) -> None:
+    name = config.name
+    before = study_from_toml(attributes["study"])
+    changed = changed_fields(before, config)
+    if changed:
+        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+        listing = "; ".join(f"{path}: {_at(old, path)!r} -> {_at(new, path)!r}" for path in changed)
+        raise ResumeError(
+            f"study {name!r} was begun with other settings, so its trials cannot be compared with new ones. "
+            f"Changed: {listing}. Take the change back, or start afresh with --out DIR"
+        )
+    if attributes["device_kind"] != facts["device_kind"]:
+        raise ResumeError(
+            f"study {name!r} measures latency on {attributes['device_kind']}; this is {facts['device_kind']}. "
+            "Go on there, or start afresh here with --out DIR"
+        )
+    threads, now = (table["environment"]["threads"] for table in (attributes, facts))
+    if facts["environment"]["device_type"] == "cpu" and config.latency.threads is None and threads != now:
+        raise ResumeError(
+            f"study {name!r} measures latency with {threads} torch threads; here torch has {now}. "
+            f"Go on with OMP_NUM_THREADS={threads}, or start afresh with --out DIR"
+        )
+    if attributes["data"]["fingerprint"] != facts["data"]["fingerprint"]:
+        raise ResumeError(
+            f"the data behind {config.data.source!r} is not what study {name!r} began with. "
+            "Bring the old data back, or start afresh with --out DIR"
+        )
+
+
+def _changes(attributes: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, ...]:
+    before, now = attributes["environment"], facts["environment"]
+    found = [f"{key} {before.get(key)} -> {now.get(key)}" for key in _CIRCUMSTANCES if before.get(key) != now.get(key)]
+    if attributes["vnas_version"] != vnas.__version__:
+        found.append(f"vnas {attributes['vnas_version']} -> {vnas.__version__}")
+    return tuple(found)
 
 
 def _at(table: Any, path: str) -> Any:

@@ -57,6 +57,7 @@ class Terminal:
         self._images: Mapping[Any, int] = {}
         self._done = 0
         self._total = 0
+        self._of = ""
         self._began = time.monotonic()
 
     def __enter__(self) -> Terminal:
@@ -83,7 +84,10 @@ class Terminal:
     def recovered(self, recovered: Recovered) -> None:
         """What a resumed run starts from."""
         again = f", {recovered.requeued} interrupted and queued again" if recovered.requeued else ""
+        again += f", {recovered.completed} killed after the last answer and complete" if recovered.completed else ""
         self._print(f"resuming: {recovered.finished} finished trials{again}")
+        if recovered.changes:
+            self.note(f"since the study began: {', '.join(recovered.changes)}; latencies may not compare exactly")
 
     def note(self, text: str) -> None:
         """A line about something out of the ordinary."""
@@ -91,6 +95,7 @@ class Terminal:
 
     def search_started(self, done: int, total: int) -> None:
         """The loop begins."""
+        self._of = " of the search"
         self._start("search", done, total)
 
     def trial_started(self, number: int, candidate: Candidate) -> None:
@@ -110,8 +115,8 @@ class Terminal:
         head = f"trial {line.number:>3}"
         if line.state == "complete" and line.latency_ms is not None:
             body = (
-                f"{self._percent(line.val_top1, 'validation')} % val   {measured(*line.latency_ms) + ' ms':<28} depth {line.depth}"
-                f"   {line.seconds:5.1f} s   {line.description}"
+                f"{self._percent(line.val_top1, 'validation')} % val   {measured(*line.latency_ms) + ' ms':<28} "
+                f"depth {line.depth}   {line.seconds:5.1f} s   {line.description}"
             )
         else:
             body = f"{line.state}: {line.note}   {line.description}"
@@ -120,6 +125,7 @@ class Terminal:
     def front_started(self, nets: int, runs: int, done: int) -> None:
         """The search is over; the front is trained anew."""
         self._print(f"front: {nets} nets, trained anew with fresh seeds and judged on the test set ({runs} runs)")
+        self._of = ""
         self._start("front", done, runs)
 
     def retrained(self, result: Retrained) -> None:
@@ -127,7 +133,8 @@ class Terminal:
         self._seconds.append(result.seconds)
         self._advance(self._done + 1, self._total)
         self._print(
-            f"front   trial {result.net.trial:>3} run {result.repeat + 1}   {self._percent(result.val_top1, 'validation')} % val   "
+            f"front   trial {result.net.trial:>3} run {result.repeat + 1}   "
+            f"{self._percent(result.val_top1, 'validation')} % val   "
             f"{self._percent(result.test_top1, 'test')} % test   {result.seconds:5.1f} s{self._left()}"
         )
 
@@ -165,7 +172,11 @@ class Terminal:
         self._print(f"report: {paths.report_html}   ({duration(time.monotonic() - self._began)})")
 
     def _print(self, text: str) -> None:
-        self.console.print(escape(text), soft_wrap=True)
+        try:
+            self.console.print(escape(text), soft_wrap=True)
+        except BrokenPipeError:
+            # Nobody reads on (as with `| head`): stop like an interrupt, with everything stored.
+            raise KeyboardInterrupt from None
 
     def _percent(self, value: float | None, split: str) -> str:
         return f"{percent(value, self._images.get(split)):>6}"
@@ -182,7 +193,7 @@ class Terminal:
         if not self._seconds or self._done >= self._total:
             return ""
         left = statistics.median(self._seconds) * (self._total - self._done)
-        return f"   ({self._done}/{self._total}, about {duration(left)} left)"
+        return f"   ({self._done}/{self._total}, about {duration(left)} left{self._of})"
 
 
 def _accuracy(row: Mapping[Hashable, object]) -> str:
