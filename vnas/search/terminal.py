@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -39,11 +41,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as with ``| head``: stop like an interrupt, with everything stored."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt
+
+
 class Terminal:
     """The reporter of ``python -m vnas.search``; a context manager around the work that has a progress bar."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or _Console(highlight=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -172,11 +182,7 @@ class Terminal:
         self._print(f"report: {paths.report_html}   ({duration(time.monotonic() - self._began)})")
 
     def _print(self, text: str) -> None:
-        try:
-            self.console.print(escape(text), soft_wrap=True)
-        except BrokenPipeError:
-            # Nobody reads on (as with `| head`): stop like an interrupt, with everything stored.
-            raise KeyboardInterrupt from None
+        self.console.print(escape(text), soft_wrap=True)
 
     def _percent(self, value: float | None, split: str) -> str:
         return f"{percent(value, self._images.get(split)):>6}"
