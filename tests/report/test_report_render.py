@@ -450,3 +450,52 @@ def with_trials(folder: Path, n: int) -> Record:
         trial.number = index
         trials.append(trial)
     return replace(read_run(folder), trials=frame_of(trials))
+
+
+def drawn(widths: int, val_top1: float, latency_ms: float) -> dict[str, object]:
+    values = attributes(widths, stem=16, widths=[widths])
+    values |= {"val_top1": val_top1, "latency_ms": latency_ms}
+    values |= {"latency_low_ms": latency_ms * 0.99, "latency_high_ms": latency_ms * 1.01}
+    return values
+
+
+def test_what_the_test_set_turns_round_is_said(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "study.db", config(budget_ms=1.05))
+    slow, fast = drawn(64, 95.0, 1.0), drawn(32, 90.0, 0.5)
+    # Slower, and better in the search; on the test set worse than the faster one, and at the end over the budget.
+    writer.retrain(slow, writer.trial(slow), [80.0, 80.2, 80.1], latency_factor=1.2)
+    writer.retrain(fast, writer.trial(fast), [88.0, 88.2, 88.1])
+    writer.close()
+    said = text_of(render(read_run(tmp_path), tmp_path))
+    assert "another net is at least as good in both as B." in said
+    assert "At the end B took more than the latency budget of 1.05 ms." in said
+
+
+def test_a_front_that_the_test_set_confirms_needs_no_such_sentence(paths: Paths) -> None:
+    assert "At the end" not in text_of(paths)
+    assert "Not all latencies were measured alike" not in text_of(paths)
+
+
+def test_measurements_under_different_circumstances_are_said(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "study.db")
+    one, other = drawn(32, 90.0, 0.5), drawn(64, 95.0, 1.0)
+    latency = one["latency"]
+    assert isinstance(latency, dict)
+    one["latency"] = latency | {"environment": latency["environment"] | {"torch": "9.9.9"}}
+    writer.trial(one)
+    writer.trial(other)
+    writer.close()
+    said = text_of(render(read_run(tmp_path), tmp_path))
+    assert re.search(r"Not all latencies were measured alike: torch \S+ and 9\.9\.9\.", said)
+
+
+def test_runs_of_another_schedule_are_not_seeds_of_this_one(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "study.db")
+    values = drawn(32, 90.0, 0.5)
+    number = writer.trial(values)
+    writer.retrain(values, number, [80.0, 82.0])
+    stale = dict(writer.study.user_attrs[f"front/{values['digest']}/1"]) | {"candidate": "another", "chosen": True}
+    writer.study.set_user_attr(f"front/{values['digest']}/1", stale)
+    writer.close()
+    (net,) = analyse(read_run(tmp_path)).front
+    assert [entry.test_top1 for entry in net.retrained] == [80.0]
