@@ -1,5 +1,6 @@
 """What is shipped: one version everywhere, studies and spaces in the wheel, a README whose code runs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,10 @@ def test_every_dependency_has_a_tested_version() -> None:
 def test_readme_python_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (block,) = (block for block in blocks if "Architecture.named" in block)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, env=there, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "macs=" in done.stdout
 
