@@ -13,7 +13,6 @@ from vnas.config import (
     Anneal,
     changed_fields,
     config_files,
-    load_space,
     load_study,
     study_from_toml,
 )
@@ -29,7 +28,7 @@ def test_shipped_studies_read_back_what_they_write(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar", "vanillanet"])
 def test_shipped_spaces_load(name: str) -> None:
-    assert load_space(name).name == name
+    assert load_study("quickstart", [f"space={name}"]).space.name == name
 
 
 @pytest.mark.parametrize("kind", ["studies", "search_spaces"])
@@ -126,9 +125,13 @@ def test_configuration_is_frozen() -> None:
 
 def test_changed_fields_are_named_and_the_length_may_change() -> None:
     before = load_study("quickstart")
-    assert changed_fields(before, load_study("quickstart", ["trials=99", "time_limit_minutes=5"])) == []
+    assert changed_fields(before, load_study("quickstart", ["trials=99", "time_limit_minutes=5"])) == {}
     after = load_study("quickstart", ["training.epochs=9", "space.stem.width=[16, 32]", "seed=1"])
-    assert changed_fields(before, after) == ["seed", "space.stem.width", "training.epochs"]
+    assert changed_fields(before, after) == {
+        "seed": (0, 1),
+        "space.stem.width": ([8, 16, 32, 64], [16, 32]),
+        "training.epochs": (8, 9),
+    }
 
 
 @settings(max_examples=100, deadline=None)

@@ -260,8 +260,8 @@ class StudyConfig(_Strict):
 MAY_CHANGE_ON_RESUME = frozenset({"trials", "time_limit_minutes"})
 
 
-def changed_fields(before: StudyConfig, after: StudyConfig) -> list[str]:
-    """Dotted names of the fields that differ, apart from those that may change on resume."""
+def changed_fields(before: StudyConfig, after: StudyConfig) -> dict[str, tuple[object, object]]:
+    """Old and new value of the fields that differ, by dotted name, apart from those that may change on resume."""
 
     def flat(value: object, path: str) -> Iterable[tuple[str, object]]:
         if isinstance(value, Mapping):
@@ -271,12 +271,11 @@ def changed_fields(before: StudyConfig, after: StudyConfig) -> list[str]:
             yield path, value
 
     old, new = (dict(flat(study.model_dump(mode="json"), "")) for study in (before, after))
-    missing = object()
-    return sorted(
-        path
-        for path in old.keys() | new.keys()
-        if old.get(path, missing) != new.get(path, missing) and path not in MAY_CHANGE_ON_RESUME
-    )
+    return {
+        path: (old.get(path), new.get(path))
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path) and path not in MAY_CHANGE_ON_RESUME
+    }
 
 
 def config_files(kind: Literal["studies", "search_spaces"]) -> dict[str, Path]:
@@ -368,15 +367,6 @@ def _validate(model: type[M], table: Mapping[str, Any], where: str) -> M:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise _explain(error, model, where) from error
-
-
-def load_space(name_or_path: str) -> SpaceConfig:
-    """Read a search space by name or from a TOML file.
-
-    Raises:
-        ConfigError: no such space, or it holds something that is not allowed.
-    """
-    return _validate(SpaceConfig, _read(name_or_path, "search_spaces"), f"search space {name_or_path}")
 
 
 def load_study(name_or_path: str, assignments: Iterable[str] = ()) -> StudyConfig:

@@ -185,6 +185,17 @@ def test_a_resumed_sampler_does_not_repeat_its_draws(
     assert after[: len(before)] != before
 
 
+def measured_and_killed(
+    url: str, config: StudyConfig, facts: dict[str, Any]
+) -> tuple[store.StudyStore, optuna.Trial, Candidate]:
+    """A study whose one trial was drawn and measured, at 2 ms, when its run ended."""
+    opened = new(url, config, facts)
+    trial = opened.ask()
+    candidate = driver.suggest(trial, config.space, in_chans=1, num_classes=10, anneal=config.training.anneal)
+    opened.record(trial, candidate.attributes() | latency_attributes(replayed(2.0)))
+    return opened, trial, candidate
+
+
 @pytest.mark.parametrize("got_to", ["nothing", "vnas_version"])
 def test_a_study_killed_at_birth_is_made_anew(
     got_to: str, url: str, config: StudyConfig, facts: dict[str, Any]
@@ -211,24 +222,22 @@ def test_other_studies_of_a_storage_are_left_alone(url: str, config: StudyConfig
 def test_a_trial_killed_after_its_last_answer_is_complete(
     url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
 ) -> None:
-    opened = new(url, config, facts)
-    trial = opened.ask()
-    candidate = driver.suggest(trial, config.space, in_chans=1, num_classes=10, anneal=config.training.anneal)
-    opened.record(trial, candidate.attributes() | latency_attributes(replayed(2.0)))
+    opened, trial, candidate = measured_and_killed(url, config, facts)
     opened.record(trial, {"val_top1": 75.0, "training": {}})
-    opened, recovered = again(url, config, facts)
+    budget = config.model_copy(update={"latency": config.latency.model_copy(update={"budget_ms": 3.0})})
+    opened.study.set_user_attr("study", budget.to_toml())
+    opened, recovered = again(url, budget, facts)
     assert recovered == store.Recovered(finished=1, completed=1)
     assert opened.study.get_trials()[0].values == [75.0, 2.0]
+    # As on every other trial of a study with a budget, or a sampler could not compare them.
+    assert opened.study.get_trials()[0].constraints == {"latency_over_budget_ms": -1.0}
     assert candidate.digest in opened.known
 
 
 def test_a_killed_trial_keeps_its_latency(
     url: str, config: StudyConfig, facts: dict[str, Any], data: Data, evaluator: list[Any]
 ) -> None:
-    opened = new(url, config, facts)
-    trial = opened.ask()
-    candidate = driver.suggest(trial, config.space, in_chans=1, num_classes=10, anneal=config.training.anneal)
-    opened.record(trial, candidate.attributes() | latency_attributes(replayed(2.0)))
+    _, _, candidate = measured_and_killed(url, config, facts)
     opened, _ = again(url, config, facts)
     latency = opened.latency_of(candidate.architecture.digest)
     assert latency is not None

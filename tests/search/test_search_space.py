@@ -11,13 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vnas.config import PAPER_ANNEAL, SpaceConfig, load_space
+from vnas.config import PAPER_ANNEAL, SpaceConfig, load_study
 from vnas.errors import ConfigError
 from vnas.evaluate import Candidate
 from vnas.nets import build, fuse
 from vnas.search import space as spaces
 
 SPACES = ["digits", "cifar", "vanillanet"]
+
+
+def load_space(name: str) -> SpaceConfig:
+    return load_study("quickstart", [f"space={name}"]).space
 
 
 def candidate(drawn: dict[str, Any], space: SpaceConfig) -> Candidate:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H and W sides in pixels, K classes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -58,7 +59,7 @@ class Head(nn.Module):
         return x.flatten(1) if self.pools else x
 
 
-class PlainNet(nn.Module):
+class PlainNet(nn.Module, ABC):
     """A stem, a sequence of stages and a head, with timm's interface.
 
     Attributes:
@@ -199,8 +200,9 @@ class PlainNet(nn.Module):
         self.head = head.train(self.training)
         self.num_classes = num_classes
 
+    @abstractmethod
     def _classifier(self, num_classes: int) -> nn.Module:
-        raise NotImplementedError
+        """A fresh classifier in the form of the net; an identity for no classes."""
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_grad_checkpointing(self, enable: bool = True) -> None:

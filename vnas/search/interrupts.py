@@ -6,7 +6,9 @@ A trial that was told is told, and announced by nobody twice: telling, asking an
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
+    pid = 0
     depth = 0
     pending = False
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
-    if _State.depth:
+    if os.getpid() != _State.pid:
+        # A loader's worker, forked with this handler: Ctrl-C is its parent's to act on, SIGTERM ends it. Its threads'
+        # complaints of a parent that has gone would only bury the parent's last words.
+        sys.excepthook = lambda *error: None
+        if signum == signal.SIGTERM:
+            os._exit(128 + signum)
+    elif _State.depth:
         _State.pending = True
     else:
         raise KeyboardInterrupt
@@ -33,6 +42,7 @@ def installed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _State.pid = os.getpid()
     before = {signum: signal.signal(signum, _handle) for signum in _SIGNALS}
     try:
         yield

@@ -38,12 +38,13 @@ _COPIED = (
     *("digest", "candidate", "architecture", "description", "depth", "anneal"),
     *("params", "macs", "activation_bytes", "weight_bytes", "kernels"),
     *("latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj", "val_top1", "epochs", "over_budget"),
+    "reason",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A candidate that this study has an answer for."""
+    """A candidate that this study has an answer for; ``attributes`` are those that a duplicate takes over."""
 
     number: int
     state: TrialState
@@ -155,24 +156,21 @@ class StudyStore:
         _check_same(study.user_attrs, config, facts)
         trials = study.get_trials(deepcopy=False)
         study.sampler = sampler(config, len(trials))
-        requeued = completed = 0
+        store = cls(study, config)
         with protected():
             study.set_user_attr("study", config.to_toml())
-            for trial in trials:
-                if trial.state != TrialState.RUNNING:
-                    continue
-                answers = trial.user_attrs
-                if {"training", "val_top1", "latency_ms"} <= answers.keys():
-                    study.tell(trial.number, values=(answers["val_top1"], answers["latency_ms"]))
-                    completed += 1
-                    continue
-                requeued += _requeue(study, trial)
-                storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-                storage.set_trial_user_attr(trial._trial_id, "reason", "the run was killed during this trial")
-                study.tell(trial.number, state=TrialState.FAIL)
-        store = cls(study, config)
+            left = [optuna.trial.Trial(study, t._trial_id) for t in trials if t.state == TrialState.RUNNING]
+            recovered = [store._recover(trial) for trial in left]
         changes = _changes(study.user_attrs, facts)
-        return store, Recovered(store.finished, requeued, completed, changes)
+        return store, Recovered(store.finished, recovered.count("requeued"), recovered.count("completed"), changes)
+
+    def _recover(self, trial: optuna.Trial) -> str:
+        """Finish a trial that a killed run left; what became of it."""
+        answers = trial.user_attrs
+        if {"training", "val_top1", "latency_ms"} <= answers.keys():
+            self.complete(trial, answers["val_top1"], answers["latency_ms"])
+            return "completed"
+        return "requeued" if self.interrupt(trial, "the run was killed during this trial") else "dropped"
 
     def ask(self, draw: Mapping[str, Any] | None = None) -> optuna.Trial:
         """A new trial.
@@ -219,23 +217,28 @@ class StudyStore:
     def repeat(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial:
         """Finish a trial that drew a known candidate, with the values known."""
         known = self.known[candidate.digest]
-        self.record(trial, {key: known.attributes[key] for key in _COPIED if key in known.attributes})
-        self.record(trial, {"duplicate_of": known.number, "seconds": 0.0})
+        self.record(trial, {**known.attributes, "duplicate_of": known.number, "seconds": 0.0})
         if "latency_ms" in known.attributes:
             self._constrain(trial, known.attributes["latency_ms"])
-        if "reason" in known.attributes:
-            trial.set_user_attr("reason", known.attributes["reason"])
         return self._tell(trial, known.state, known.values)
 
-    def interrupt(self, trial: optuna.Trial) -> None:
-        """Take back a trial that was interrupted; the next run evaluates the same draw. A finished one stays."""
+    def interrupt(self, trial: optuna.Trial, reason: str = "interrupted") -> bool:
+        """Take back a trial, so that its draw is evaluated again; a finished one stays as it is.
+
+        Returns:
+            Whether there was a draw to queue again.
+        """
         with protected():
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             if frozen.state.is_finished():
-                return
-            _requeue(self.study, frozen)
+                return False
+            # A draw that was queued itself may not have been suggested in full yet.
+            draw = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+            if draw:
+                self.study.enqueue_trial(draw)
             trial.set_user_attr("interrupted", True)
-            self.fail(trial, "interrupted")
+            self.fail(trial, reason)
+        return bool(draw)
 
     def front_results(self) -> dict[str, Any]:
         """What retraining the front has stored, by key without the ``front/``."""
@@ -274,7 +277,8 @@ class StudyStore:
         self.counted += 1
         if "candidate" in attributes:
             values = tuple(trial.values) if trial.values is not None else None
-            self.known.setdefault(attributes["candidate"], Known(trial.number, trial.state, values, dict(attributes)))
+            kept = {key: attributes[key] for key in _COPIED if key in attributes}
+            self.known.setdefault(attributes["candidate"], Known(trial.number, trial.state, values, kept))
 
 
 def sampler(config: StudyConfig, trials: int) -> optuna.samplers.BaseSampler:
@@ -326,21 +330,11 @@ def facts(environment: Environment, data: Data) -> dict[str, Any]:
     }
 
 
-def _requeue(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Queue the draw of a trial again, one that was queued itself included; how many were queued."""
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if params:
-        study.enqueue_trial(params)
-    return int(bool(params))
-
-
 def _check_same(attributes: Mapping[str, Any], config: StudyConfig, facts: Mapping[str, Any]) -> None:
     name = config.name
     before = study_from_toml(attributes["study"])
-    changed = changed_fields(before, config)
-    if changed:
-        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
-        listing = "; ".join(f"{path}: {_at(old, path)!r} -> {_at(new, path)!r}" for path in changed)
+    if changed := changed_fields(before, config):
+        listing = "; ".join(f"{path}: {old!r} -> {new!r}" for path, (old, new) in changed.items())
         raise ResumeError(
             f"study {name!r} was begun with other settings, so its trials cannot be compared with new ones. "
             f"Changed: {listing}. Take the change back, or start afresh with --out DIR"
@@ -369,12 +363,6 @@ def _changes(attributes: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
     if attributes["vnas_version"] != vnas.__version__:
         found.append(f"vnas {attributes['vnas_version']} -> {vnas.__version__}")
     return tuple(found)
-
-
-def _at(table: Any, path: str) -> Any:
-    for key in path.split("."):
-        table = table.get(key) if isinstance(table, Mapping) else None
-    return table
 
 
 @contextmanager

@@ -134,7 +134,10 @@ class Terminal:
 
     def front_started(self, nets: int, runs: int, done: int) -> None:
         """The search is over; the front is trained anew."""
-        self._print(f"front: {nets} nets, trained anew with fresh seeds and judged on the test set ({runs} runs)")
+        self._print(
+            f"front: {number_word(nets, 'net')}, trained anew with fresh seeds and judged on the test set "
+            f"({number_word(runs, 'run')})"
+        )
         self._of = ""
         self._start("front", done, runs)
 
