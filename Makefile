@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test check report clean
+.PHONY: search test check gpu-report report clean
 
 # The quickstart study; `make search GPU=0` runs it on a GPU, `make search ARGS="--trials 40"` passes flags on.
 # --resume goes on with what an interrupted run left.
@@ -20,6 +20,15 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+# Everything that needs a GPU, in under 9 minutes, into reports/<name of the GPU>: `make gpu-report GPU=1`. Installs
+# nothing where $(PYTHON) has torch, timm and pytest, so that a machine without network can run it.
+gpu-report:
+	@if $(PYTHON) -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "timm", "pytest"))))'; then \
+		$(PYTHON) -m benchmarks.gpu_report $(if $(GPU),--gpu $(GPU)) $(ARGS); \
+	else \
+		$(MAKE) $(VENV)/.installed-test && $(BIN)/python -m benchmarks.gpu_report $(if $(GPU),--gpu $(GPU)) $(ARGS); \
+	fi
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"vnas needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}: type make PYTHON=python3.12 ...")'

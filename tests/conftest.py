@@ -1,5 +1,14 @@
-"""For every test: one thread a process, since pytest-xdist runs a process a core and waiting threads would spin."""
+"""For every test: one thread a process, since pytest-xdist runs a process a core and waiting threads would spin.
 
+And device locks of its own for each of these processes, so that they do not wait for each other.
+"""
+
+import atexit
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_locks = tempfile.TemporaryDirectory(prefix="vnas-test-locks-")
+atexit.register(_locks.cleanup)
+os.environ["VNAS_LOCK_DIR"] = _locks.name

@@ -137,6 +137,7 @@ def test_a_mixed_precision_step_trains(dtype: torch.dtype, slope: float) -> None
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+@pytest.mark.filterwarnings("default")  # inductor advises TF32, which is off here
 def test_compiled_it_does_not_recompile_for_a_slope() -> None:
     net, x = finished(), images()
     torch._dynamo.reset()

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+pytest.importorskip("pydantic", reason="training is configured with pydantic")
+
 from vnas.config import TrainingConfig
 from vnas.nets import Architecture, Stage, Stem, build
 from vnas.training import Data, Progress, evaluate, fit, open_data

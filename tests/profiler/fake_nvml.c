@@ -5,12 +5,22 @@
  *   FAKE_NVML_PIDS     compute processes, e.g. "41,42"
  *   FAKE_NVML_FAIL     functions that fail, with NVML's code, e.g. "nvmlDeviceGetPowerUsage=4,nvmlInitWithFlags=9";
  *                      "*=15" is all of them
+ *   FAKE_NVML_VIOLATIONS  nanoseconds that a policy has held the clocks down, e.g. "1=5000000,3=0"; a policy that is
+ *                      not named is not supported; by default all are, at 0
+ *   FAKE_NVML_ENERGY_MJ  the energy counter, a number; or, instead,
+ *   FAKE_NVML_ENERGY_MW  the power that it counts on the real clock, and
+ *   FAKE_NVML_ENERGY_REFRESH_MS  between its steps, 100 by default; without any of these it is not supported
  *
- * -DOLD_DRIVER leaves out what drivers before 535 do not have.
+ * With _AFTER behind its name, REASONS, PIDS, FAIL, VIOLATIONS and ENERGY_MJ are scripts: "3:A;7:B" is A from the
+ * fourth call on, B from the eighth: of the function that reads it, for FAIL of the function that fails, for "*" of all
+ * together. Until then the plain setting holds.
+ *
+ * -DOLD_DRIVER leaves out what drivers before 535 do not have, -DOLDER_DRIVER what those before 510 do not.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef int status;
 typedef struct { int index; } *device;
@@ -23,17 +33,48 @@ static const char *setting(const char *name) {
   return value ? value : "";
 }
 
-static status failure(const char *function) {
-  const char *at = setting("FAKE_NVML_FAIL");
-  while (*at) {
-    size_t length = strcspn(at, "=,");
-    if (at[length] == '=' && ((length == 1 && *at == '*') ||
-                              (length == strlen(function) && strncmp(at, function, length) == 0)))
-      return atoi(at + length + 1);
-    at += strcspn(at, ",");
-    at += *at == ',';
+/* What a setting is after so many earlier calls: the last part of its script that is due, else the plain setting. */
+static const char *scripted(const char *name, int calls, char *out, size_t size) {
+  char script[64];
+  const char *found = setting(name), *at;
+  snprintf(script, sizeof script, "%s_AFTER", name);
+  for (at = setting(script); *at; at += *at == ';') {
+    size_t length = strcspn(at, ";"), digits = strcspn(at, ":;");
+    if (at[digits] == ':' && calls >= atoi(at)) {
+      snprintf(out, size, "%.*s", (int)(length - digits - 1), at + digits + 1);
+      found = out;
+    }
+    at += length;
+  }
+  return found;
+}
+
+/* How often a function was called before. */
+static int earlier_calls(const char *function) {
+  static struct { const char *name; int calls; } seen[64];
+  int i = 0;
+  while (i < 63 && seen[i].name && strcmp(seen[i].name, function) != 0) i++;
+  seen[i].name = function;
+  return seen[i].calls++;
+}
+
+static status failing(const char *list, const char *name) {
+  while (*list) {
+    size_t length = strcspn(list, "=,");
+    if (list[length] == '=' && length == strlen(name) && strncmp(list, name, length) == 0)
+      return atoi(list + length + 1);
+    list += strcspn(list, ",");
+    list += *list == ',';
   }
   return SUCCESS;
+}
+
+static status failure(const char *function) {
+  static int calls;
+  char part[512];
+  status code = failing(scripted("FAKE_NVML_FAIL", earlier_calls(function), part, sizeof part), function);
+  int all = calls++;
+  return code ? code : failing(scripted("FAKE_NVML_FAIL", all, part, sizeof part), "*");
 }
 
 #define ENTER()                                                                                                        \
@@ -117,7 +158,13 @@ status nvmlDeviceGetMaxClockInfo(device handle, int type, unsigned *out) {
   return SUCCESS;
 }
 
-#ifndef OLD_DRIVER
+static unsigned long long reasons(void) {
+  static int calls;
+  char part[64];
+  return strtoull(scripted("FAKE_NVML_REASONS", calls++, part, sizeof part), NULL, 0);
+}
+
+#if !defined OLD_DRIVER && !defined OLDER_DRIVER
 struct temperature { unsigned version; int sensor; int celsius; };
 status nvmlDeviceGetTemperatureV(device handle, struct temperature *out) {
   ENTER_WHOLE(handle);
@@ -127,7 +174,7 @@ status nvmlDeviceGetTemperatureV(device handle, struct temperature *out) {
 
 status nvmlDeviceGetCurrentClocksEventReasons(device handle, unsigned long long *out) {
   ENTER_WHOLE(handle);
-  *out = strtoull(setting("FAKE_NVML_REASONS"), NULL, 0);
+  *out = reasons();
   return SUCCESS;
 }
 #endif
@@ -141,7 +188,7 @@ status nvmlDeviceGetTemperature(device handle, int sensor, unsigned *out) {
 
 status nvmlDeviceGetCurrentClocksThrottleReasons(device handle, unsigned long long *out) {
   ENTER_WHOLE(handle);
-  *out = strtoull(setting("FAKE_NVML_REASONS"), NULL, 0);
+  *out = reasons();
   return SUCCESS;
 }
 
@@ -183,14 +230,61 @@ status nvmlDeviceGetEccMode(device handle, int *current, int *pending) {
   return SUCCESS;
 }
 
+/* Policies of nvml.h: 0 power, 1 thermal, 3 board limit, 5 reliability. */
+struct violation { unsigned long long reference_us, violation_ns; };
+status nvmlDeviceGetViolationStatus(device handle, int policy, struct violation *out) {
+  static int calls[16];
+  char part[256];
+  const char *at;
+  ENTER_WHOLE(handle);
+  if (policy < 0 || policy > 15) return INVALID_ARGUMENT;
+  at = scripted("FAKE_NVML_VIOLATIONS", calls[policy]++, part, sizeof part);
+  *out = (struct violation){0, 0};
+  if (!*at) return SUCCESS;
+  for (; *at; at += strcspn(at, ","), at += *at == ',')
+    if (atoi(at) == policy) {
+      out->violation_ns = strtoull(at + strcspn(at, "=") + 1, NULL, 0);
+      return SUCCESS;
+    }
+  return NOT_SUPPORTED;
+}
+
+/* Counts on at each refresh by the power of the moment, so that a test may change it. */
+static unsigned long long counted_mj(double power_mw, double refresh_ms) {
+  static double energy_mj = 1e6, refreshes = -1;
+  struct timespec now;
+  double passed;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  passed = (double)(long long)((now.tv_sec * 1e3 + now.tv_nsec / 1e6) / refresh_ms);
+  if (refreshes >= 0) energy_mj += (passed - refreshes) * refresh_ms * power_mw / 1e3;
+  refreshes = passed;
+  return (unsigned long long)energy_mj;
+}
+
+status nvmlDeviceGetTotalEnergyConsumption(device handle, unsigned long long *out) {
+  static int calls;
+  char part[64];
+  const char *given, *power = setting("FAKE_NVML_ENERGY_MW"), *refresh = setting("FAKE_NVML_ENERGY_REFRESH_MS");
+  ENTER_WHOLE(handle);
+  given = scripted("FAKE_NVML_ENERGY_MJ", calls++, part, sizeof part);
+  if (!*given && !*power) return NOT_SUPPORTED;
+  *out = *given ? strtoull(given, NULL, 0) : counted_mj(atof(power), *refresh ? atof(refresh) : 100);
+  return SUCCESS;
+}
+
+#ifndef OLDER_DRIVER
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
 status nvmlDeviceGetComputeRunningProcesses_v3(device handle, unsigned *count, struct process *out) {
-  char pid[32];
+  static int looks; /* pynvml asks for the count first, then for the list */
+  char pid[32], part[256];
+  const char *pids;
   unsigned room = *count, found = 0;
   ENTER();
   (void)handle;
-  for (; item(setting("FAKE_NVML_PIDS"), (int)found, pid, sizeof pid); found++)
+  pids = scripted("FAKE_NVML_PIDS", out ? looks - 1 : looks++, part, sizeof part);
+  for (; item(pids, (int)found, pid, sizeof pid); found++)
     if (out && found < room) out[found] = (struct process){(unsigned)atoi(pid), 1ULL << 30, 0, 0};
   *count = found;
   return found > room ? INSUFFICIENT_SIZE : SUCCESS;
 }
+#endif

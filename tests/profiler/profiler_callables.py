@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -32,6 +35,23 @@ def interrupting() -> Callable[[torch.Tensor], torch.Tensor]:
         raise KeyboardInterrupt
 
     return stop
+
+
+def sleeping() -> Callable[[torch.Tensor], None]:
+    return lambda images: time.sleep(1.0)
+
+
+def chatty() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Prints as libraries do, by Python and by the process's own descriptor, and reads what is not for it."""
+
+    def shout(images: torch.Tensor) -> torch.Tensor:
+        sys.stdout.write("printed\n")
+        sys.stdout.flush()
+        os.write(1, b"written\n")
+        assert os.read(0, 1) == b""
+        return images * 2
+
+    return shout
 
 
 constant = 3

@@ -1,65 +1,239 @@
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
+import os
 import re
+import signal
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_profiler_measurement import ENVIRONMENT, RESULT
+from test_profiler_replication import Fake, wait_until
 
-from vnas.errors import ArchitectureError, MeasurementError, UsageError
-from vnas.profiler.cli import _progress_to, main
-from vnas.profiler.measurement import Measurement
+import vnas.profiler.session as session
+import vnas.profiler.spawn as spawn
+from vnas.errors import ArchitectureError, MissingExtraError, UsageError
+from vnas.profiler.cli import main
+from vnas.profiler.environment import cpu_kind
 from vnas.profiler.protocol import Progress
-from vnas.profiler.targets import find_target
+from vnas.profiler.results import read_json
+from vnas.profiler.targets import Target, find_target
+from vnas.profiler.terminal import Terminal, grouped, progress_text
 
 HERE = "profiler_callables"
 
 
 def run(*arguments: str) -> int:
-    return main([*arguments, "--device", "cpu", "--image-size", "16", "--max-seconds", "0.1"])
+    return main([*arguments, "--device", "cpu", "--image-size", "16", "--max-seconds", "0.2"])
 
 
-def test_two_nets_a_table_and_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = tmp_path / "latency.json"
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Nets are then named as fake_worker.py reads them, and nothing is measured."""
+    here = dataclasses.replace(ENVIRONMENT, device_kind=cpu_kind())
+    shapes = ((4, 3, 16, 16),)
+    made = Fake(tmp_path, dataclasses.replace(RESULT, environment=here, precision="fp32", input_shapes=shapes))
+
+    def build() -> Callable[..., object]:
+        raise AssertionError("a net was built in the parent")
+
+    monkeypatch.setattr(spawn, "COMMAND", made.command)
+    monkeypatch.setattr(spawn, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(session, "find_target", lambda text, size: Target(text, "eval", 3, size or 224, build))
+    return made
+
+
+def test_two_nets_in_a_fresh_process_a_table_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    names = ["latency.json", "latency.csv", "latency.svg"]
     threads = torch.get_num_threads()
     nets = [f"{HERE}:doubling", f"{HERE}:module"]
-    assert run(*nets, "--json", str(path), "--batch", "2", "--threads", "1") == 0
-    out = capsys.readouterr().out.splitlines()
+    files = [
+        argument
+        for option, name in zip(("--json", "--csv", "--figure"), names, strict=True)
+        for argument in (option, str(tmp_path / name))
+    ]
+    assert run(*nets, *files, "--batch", "2", "--threads", "1", "--processes", "1") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    out = captured.out.splitlines()
     assert out[0].startswith("device: cpu (")
     assert "torch threads: 1)" in out[0]
-    assert out[1].startswith(f"{HERE}:doubling callable  float32 contiguous  batch 2  ")
-    assert out[2].startswith(f"{HERE}:module callable  float32 contiguous  batch 2  ")
-    assert any("median ms" in line and "95 % interval" in line for line in out)
-    assert any(line.startswith("note (all): one process") for line in out)
-    written = json.loads(path.read_text())
-    assert written["schema"] == 1
-    assert [entry["net"] for entry in written["nets"]] == nets
-    assert [entry["image_size"] for entry in written["nets"]] == [16, 16]
-    result = Measurement.from_dict(written["nets"][1]["measurement"])
-    assert result.input_shapes == ((2, 3, 16, 16),)
-    assert result.environment.threads == 1
+    assert out[1].startswith(f"{HERE}:doubling callable  eager fp32 contiguous  batch 2  ")
+    assert out[2].startswith(f"{HERE}:module callable  eager fp32 contiguous  batch 2  ")
+    assert "in 1 process  " in out[1]
+    assert re.match(r"net +form +precision +batch +median ms +95 % interval +n +processes +noise", out[4])
+    entries = read_json(tmp_path / names[0])
+    assert [entry.net for entry in entries] == nets
+    assert [entry.image_size for entry in entries] == [16, 16]
+    for entry in entries:
+        assert entry.measurement.input_shapes == ((2, 3, 16, 16),)
+        assert entry.measurement.environment.threads == 1
+        assert entry.measurement.processes == 1
+    with (tmp_path / names[1]).open(newline="") as file:
+        assert [row["net"] for row in csv.DictReader(file)] == nets
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert torch.get_num_threads() == threads
-    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_one_net_that_fails_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(f"{HERE}:wrong_channels", f"{HERE}:doubling") == MeasurementError.exit_code == 1
+def test_one_net_that_fails_does_not_hide_the_others(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("2.0;error=MeasurementError", "3.0") == 1
     captured = capsys.readouterr()
-    assert f"error: {HERE}:wrong_channels: check: the callable raised RuntimeError" in captured.err
-    assert f"{HERE}:doubling callable" in captured.out
+    assert captured.err == "error: 2.0;error=MeasurementError: 2.0;error=MeasurementError in process 0\n"
+    assert "\n3.0 eval  eager fp32 contiguous  batch 4  3.0000 ms [" in captured.out
 
 
-def test_an_interrupt_is_130_and_keeps_what_is_done(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_first_error_gives_the_exit_code(fake: Fake) -> None:
+    assert run("2.0;error=DeviceError", "3.0;error=UsageError") == 3
+
+
+def test_every_runtime_and_precision_of_every_net(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--runtime", "eager,channels_last", "--precision", "fp32, bf16", "--processes", "1", "--batch", "8"]
+    assert run("2.0", "3.0", *options, "--seed", "5", "--target", "2%", "--energy-seconds", "2") == 0
+    told = [cell for plan in fake.plans for cell in plan["cells"]]
+    ways = [(cell["net"], cell["runtime"], cell["precision"]) for cell in told]
+    assert sorted(ways) == [
+        (net, runtime, precision)
+        for net in ("2.0", "3.0")
+        for runtime in ("channels_last", "eager")
+        for precision in ("bf16", "fp32")
+    ]
+    assert {(cell["batch"], cell["image_size"]) for cell in told} == {(8, 16)}
+    rules = fake.plans[0]["rules"]
+    assert (rules["target_relative"], rules["max_seconds"], rules["energy_seconds"]) == (0.02, 0.2, 2.0)
+    assert {plan["seed"] for plan in fake.plans} == {5}
+    assert sum(line.startswith(("2.0  eval", "3.0  eval")) for line in capsys.readouterr().out.splitlines()) == 8
+
+
+def test_three_processes_are_the_default(fake: Fake) -> None:
+    assert run("2.0") == 0
+    assert [plan["process"] for plan in fake.plans] == [0, 1, 2]
+
+
+def test_energy_is_asked_for_where_there_is_a_counter(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, seconds in ((True, 5.0), (False, 0.0)):
+        monkeypatch.setattr(session, "_has_counter", lambda device, there=there: there)
+        run("2.0", "--processes", "1")
+        assert fake.plans[-1]["rules"]["energy_seconds"] == seconds
+    monkeypatch.setattr(session, "_has_counter", lambda device: True)
+    run("2.0", "--processes", "1", "--energy-seconds", "0")
+    assert fake.plans[-1]["rules"]["energy_seconds"] == 0.0
+
+
+def test_an_interrupt_is_130_and_keeps_what_is_done(
+    fake: Fake, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     path = tmp_path / "latency.json"
-    assert run(f"{HERE}:doubling", f"{HERE}:interrupting", "--json", str(path)) == 130
-    assert f"interrupted: 1 of 2 nets were measured; they are in {path}" in capsys.readouterr().err
-    assert len(json.loads(path.read_text())["nets"]) == 1
+
+    def interrupt() -> None:
+        wait_until(lambda: len(fake.plans) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert run("2.0", "3.0;hang@1", "4.0;error=UsageError", "--json", str(path)) == 130
+    captured = capsys.readouterr()
+    assert captured.err.endswith(
+        f"interrupted: 0 of 3 measurements were complete, 2 in fewer than 3 processes; what there is, is in {path}\n"
+    )
+    assert "3.0;hang@1" in captured.out
+    assert [entry.measurement.processes for entry in read_json(path)] == [1, 1]
+
+
+def test_what_is_done_is_in_the_file_after_every_process(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    real = session.write_json
+
+    def write(path: Path, entries: Sequence[Any]) -> None:
+        real(path, entries)
+        written.append(read_json(path)[0].measurement.processes)
+
+    monkeypatch.setattr(session, "write_json", write)
+    assert run("2.0", "--json", str(tmp_path / "latency.json")) == 0
+    assert written == [1, 2, 3]
+
+
+def test_a_result_that_is_not_valid_is_exit_1(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answer(valid=False, notes=("INVALID: too hot",))
+    assert run("2.0") == 1
+    out = capsys.readouterr().out
+    assert "INVALID: too hot" in out.splitlines()[1]
+    assert re.search(r"^2\.0 .* INVALID$", out, re.MULTILINE)
+
+
+def compared(fake: Fake, folder: Path, *options: str, old: Sequence[str] = ("2.0",), new: Sequence[str]) -> int:
+    """Exit code of a run that is compared with another one; a net's place in the list is its name."""
+    path = folder / "old.json"
+    assert run(*old, "--json", str(path)) == 0
+    content = json.loads(path.read_text())
+    for entry, name in zip(content["nets"], new, strict=False):
+        entry["net"] = name
+    path.write_text(json.dumps(content))
+    return run(*new, "--compare", str(path), *options)
+
+
+def test_a_slower_net_is_said_and_fails_where_asked(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compared(fake, tmp_path, new=["3.0"]) == 0
+    out = capsys.readouterr().out
+    assert f"compared with {tmp_path / 'old.json'}, intervals of 95 %:\n3.0 eval  eager fp32" in out
+    assert re.search(r"2\.000* -> 3\.000* ms  slower\n", out)
+    assert compared(fake, tmp_path, "--fail-on", "slower", new=["3.0"]) == 1
+
+
+def test_a_net_that_is_the_same_or_faster_does_not_fail(fake: Fake, tmp_path: Path) -> None:
+    assert compared(fake, tmp_path, "--fail-on", "slower", new=["2.0"]) == 0
+    assert compared(fake, tmp_path, "--fail-on", "slower", new=["1.0"]) == 0
+
+
+def test_many_nets_that_did_not_change_do_not_fail_more_often(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nets = ["2.0", "3.0"]
+    assert compared(fake, tmp_path, "--fail-on", "slower", old=nets, new=nets) == 0
+    assert "intervals of 97.5 %" in capsys.readouterr().out
+
+
+def test_nets_that_only_one_side_has(fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compared(fake, tmp_path, new=["2.0", "5.0"]) == 0
+    assert f"not in {tmp_path / 'old.json'}: 5.0\n" in capsys.readouterr().out
+    assert run("7.0", "--compare", str(tmp_path / "old.json"), "--fail-on", "slower") == 2
+    assert "has none of the nets that were measured" in capsys.readouterr().err
+
+
+def test_another_device_is_refused_before_measuring(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.json"
+    assert run("2.0", "--processes", "1", "--json", str(path)) == 0
+    monkeypatch.setattr(session, "cpu_kind", lambda: "Another CPU, 8 CPUs")
+    assert run("2.0", "--compare", str(path)) == 2
+    assert "measure both on one kind of device" in capsys.readouterr().err
+    assert len(fake.plans) == 1
+
+
+def test_layers_of_each_net(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "replicate", lambda *arguments, **options: [])
+    threads = torch.get_num_threads()
+    assert run(f"{HERE}:module", f"{HERE}:doubling", "--layers", "--threads", "1") == 2
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    start = lines.index(f"{HERE}:module callable by layer, eager")
+    assert lines[start + 1].split()[:2] == ["module", "type"]
+    assert any(line.startswith("(top level)  Conv2d") for line in lines[start:])
+    assert captured.err == f"error: {HERE}:doubling: layers: it is a function; only a module has layers\n"
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
-    ("nets", "message"),
+    ("arguments", "message"),
     [
         (["resnet18"], "NET 'resnet18' is not known; a NET is vanillanet_5, .* Did you mean 'timm:resnet18'"),
         (["nonsense"], "NET 'nonsense' is not known"),
@@ -69,40 +243,56 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(capsys: pytest.CaptureFixtur
         (["no_such_module:net"], "no_such_module cannot be imported"),
         ([f"{HERE}:doublign"], r"has no function 'doublign'\. Did you mean 'doubling'"),
         ([f"{HERE}:constant"], "has no function 'constant'"),
-        ([f"{HERE}:failing"], "failing raised FileNotFoundError: weights.bin"),
-        ([f"{HERE}:number"], "returned a int; it must return something that can be called"),
         (["missing.json"], "missing.json cannot be read"),
-        ([f"{HERE}:doubling", "--json", "no/such/folder/x.json"], "is not there or not writable"),
+        ([f"{HERE}:doubling", "--runtime", "eagre"], "eagre.*Did you mean 'eager'"),
+        ([f"{HERE}:doubling", "--runtime", "eager,cuda_graph"], "cuda_graph"),
+        ([f"{HERE}:doubling", "--precision", "fp8"], "fp8"),
+        ([f"{HERE}:doubling", "--precision", "tf32"], "tf32"),
+        ([f"{HERE}:doubling", "--json", "no/such/folder/x.json"], "--json .* is not there or not writable"),
+        ([f"{HERE}:doubling", "--csv", "no/such/folder/x.csv"], "--csv .* is not there or not writable"),
         ([f"{HERE}:doubling", "--json", "."], r"--json \. is a folder"),
+        ([f"{HERE}:doubling", "--figure", "x.gif"], r"x\.gif ends in '\.gif'"),
+        ([f"{HERE}:doubling", "--fail-on", "slower"], "--fail-on slower needs --compare"),
+        ([f"{HERE}:doubling", "--compare", "no.json"], r"no\.json cannot be read"),
     ],
 )
-def test_what_was_typed_wrong_is_exit_2(nets: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*nets) == UsageError.exit_code == 2
-    err = capsys.readouterr().err
-    assert re.search(message, err), err
-
-
-def test_a_typo_is_said_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(f"{HERE}:doubling", "timm:resnet81") == 2
-    assert "batch" not in capsys.readouterr().out
+def test_what_was_typed_wrong_is_exit_2_before_anything_starts(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "replicate", lambda *given, **options: pytest.fail("measured"))
+    assert run(*arguments) == UsageError.exit_code == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err), captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        [],
-        ["x:y", "--batch", "0"],
-        ["x:y", "--threads", "two"],
-        ["x:y", "--max-seconds", "soon"],
-        ["x:y", "--max-seconds", "0"],
-        ["x:y", "--gpu", "0", "--device", "cpu"],
-        ["x:y", "--dev", "cpu"],
+        ([], "required: NET"),
+        (["x:y", "--batch", "0"], "'0' is not a whole number of at least 1"),
+        (["x:y", "--threads", "two"], "'two' is not a whole number"),
+        (["x:y", "--processes", "0"], "'0' is not a whole number of at least 1"),
+        (["x:y", "--seed", "-1"], "--seed"),
+        (["x:y", "--max-seconds", "soon"], "'soon' is not a number of seconds above 0"),
+        (["x:y", "--max-seconds", "0"], "'0' is not a number of seconds above 0"),
+        (["x:y", "--max-seconds", "inf"], "'inf' is not a number of seconds above 0"),
+        (["x:y", "--energy-seconds", "0.5"], "'0.5' is not a number of seconds of at least 1"),
+        (["x:y", "--energy-seconds", "nan"], "'nan' is not a number of seconds of at least 1"),
+        (["x:y", "--target", "0"], "'0' is not a share between 0 and 1"),
+        (["x:y", "--target", "100%"], "'100%' is not a share between 0 and 1"),
+        (["x:y", "--target", "small"], "'small' is not a share"),
+        (["x:y", "--runtime", "eager,"], "'eager,' has an empty name in it"),
+        (["x:y", "--fail-on", "faster"], "choose from"),
+        (["x:y", "--gpu", "0", "--device", "cpu"], "not allowed with"),
+        (["x:y", "--dev", "cpu"], "unrecognized arguments: --dev"),
     ],
 )
-def test_argparse_refuses(arguments: list[str]) -> None:
+def test_argparse_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as got:
         main(arguments)
     assert got.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", [["--gpu", "63"], ["--gpu", "x"], ["--gpu=-1"], ["--device", "cuda:63"]])
@@ -112,7 +302,19 @@ def test_no_such_device_is_exit_3(place: list[str], capsys: pytest.CaptureFixtur
     assert "The devices there are:\n  cpu    " in err
 
 
-class Terminal:
+def test_a_runtime_that_is_not_installed_is_told_with_its_pip_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(runtime: str, precision: str | None, device_type: str) -> None:
+        assert (runtime, precision, device_type) == ("onnxruntime", None, "cpu")
+        raise MissingExtraError("onnxruntime is not installed; pip install onnxruntime")
+
+    monkeypatch.setattr(session.runtimes, "check", missing)
+    assert run(f"{HERE}:doubling", "--runtime", "onnxruntime") == 2
+    assert capsys.readouterr().err == "error: onnxruntime is not installed; pip install onnxruntime\n"
+
+
+class Screen:
     def __init__(self, interactive: bool) -> None:
         self.interactive = interactive
         self.text = ""
@@ -128,15 +330,33 @@ class Terminal:
         pass
 
 
-def test_progress_only_on_a_terminal() -> None:
-    assert _progress_to(Terminal(False), "net") is None  # type: ignore[arg-type]
-    terminal: Any = Terminal(True)
-    report = _progress_to(terminal, "net")
+def test_progress_only_on_a_terminal_and_away_before_a_result() -> None:
+    out: Any = Screen(False)
+    err: Any = Screen(False)
+    assert Terminal(out, err).progress(3) is None
+    err = Screen(True)
+    terminal = Terminal(out, err)
+    report = terminal.progress(3)
     assert report is not None
-    report(Progress("warm up"))
-    report(Progress("sample", 60, 0.5, 12.3456, 0.021))
-    assert "net: warm up\r" in terminal.text
-    assert terminal.text.endswith("net: sample, 60 samples, 12.346 ms, interval 2.1%\r")
+    report(0, Progress("warm up", name="net"))
+    assert err.text == "\r\x1b[Kprocess 1 of 3: net warm up\r"
+    terminal.say("a result", "and another")
+    terminal.say("a third")
+    assert err.text == "\r\x1b[Kprocess 1 of 3: net warm up\r\r\x1b[K"
+    assert out.text == "a result\nand another\na third\n"
+
+
+def test_progress_in_words() -> None:
+    where = Progress("sample", 60, 0.5, 12.3456, 0.021, "net")
+    assert progress_text(1, 3, where) == "process 2 of 3: net sample, 60 samples, 12.346 ms, interval 2.1%"
+    assert progress_text(1, 3, Progress("prepare")) == "process 2 of 3: prepare"
+
+
+def test_notes_are_told_once_with_those_they_are_about() -> None:
+    said = [("a", "hot"), ("b", "hot"), ("b", "noisy")]
+    assert grouped("note", said, 2) == ["note (all): hot", "note (b): noisy"]
+    assert grouped("note", said, 3) == ["note (a, b): hot", "note (b): noisy"]
+    assert grouped("note", [("a", "hot")], 1) == ["note (a): hot"]
 
 
 def test_a_model_of_timm() -> None:

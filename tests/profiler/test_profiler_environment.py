@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import datetime
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import vnas
 from vnas.profiler import environment
 from vnas.profiler.environment import capture_environment, cpu_kind, model_name, physical_cores
 
@@ -95,3 +99,91 @@ def test_a_governor_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch,
 def test_one_cpu_is_singular(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "usable_cpus", lambda: 1)
     assert cpu_kind().endswith(", 1 CPU")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", "-C", folder, *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    (tmp_path / "tracked").write_text("as it was")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "tracked")
+    git(tmp_path, "commit", "--quiet", "--message=first")
+    environment.git_revision.cache_clear()
+    yield tmp_path
+    environment.git_revision.cache_clear()
+
+
+def test_the_revision_says_whether_tracked_files_were_changed(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "--short=12", "HEAD")
+    git(checkout, "tag", "--annotate", "v1", "--message=a name that the revision is not called by")
+    (checkout / "untracked").write_text("")
+    assert environment.git_revision(checkout) == head
+    (checkout / "tracked").write_text("changed")
+    assert environment.git_revision(checkout) == head  # asked for once
+    environment.git_revision.cache_clear()
+    assert environment.git_revision(checkout) == f"{head}+"
+
+
+def test_git_variables_of_another_repository_do_not_count(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert environment.git_revision(checkout) is not None
+
+
+def test_a_folder_inside_of_a_repository_is_not_its_checkout(checkout: Path) -> None:
+    (checkout / "site-packages").mkdir()
+    assert environment.git_revision(checkout / "site-packages") is None
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 2.0)])
+def test_without_git_or_time_there_is_no_revision(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, timeout: float, **options: object) -> None:
+        assert timeout <= 2.0
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert environment.git_revision(checkout) is None
+
+
+def test_a_broken_repository_has_no_revision(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    environment.git_revision.cache_clear()
+    assert environment.git_revision(tmp_path) is None
+    environment.git_revision.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({}, None),
+        ({"PATH": "/bin", "LD_PRELOAD": "", "MALLOC_CONF": ""}, None),
+        (
+            {"MALLOC_TRIM_THRESHOLD_": "2147483648", "MALLOC_MMAP_THRESHOLD_": "1073741824"},
+            "MALLOC_MMAP_THRESHOLD_=1073741824;MALLOC_TRIM_THRESHOLD_=2147483648",
+        ),
+        ({"LD_PRELOAD": "/opt/lib/libjemalloc.so.2:/opt/x/libother.so"}, "LD_PRELOAD=libjemalloc.so.2:libother.so"),
+        ({"LD_PRELOAD": " /opt/a.so  /opt/b.so "}, "LD_PRELOAD=a.so:b.so"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}, "GLIBC_TUNABLES=glibc.malloc.trim_threshold=1"),
+        ({"GLIBC_TUNABLES": "glibc.cpu.hwcaps=x"}, None),
+    ],
+)
+def test_what_changes_the_allocator(variables: dict[str, str], text: str | None) -> None:
+    assert environment.malloc_settings(variables) == text
+
+
+def test_the_code_and_the_process_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setattr(environment, "git_revision", lambda root: f"revision of {root}")
+    seen = capture_environment(torch.device("cpu"))
+    assert seen.vnas == vnas.__version__
+    assert seen.revision == f"revision of {Path(vnas.__file__).parents[1]}"
+    assert seen.interop_threads == torch.get_num_interop_threads()
+    assert "MALLOC_ARENA_MAX=1" in (seen.malloc or "")

@@ -37,6 +37,7 @@ def test_every_field_is_read(with_nvml: RunWithNvml) -> None:
         "power_w": 123.4,
         "power_limit_w": 700.0,
         "event_reasons": ["sw_power_cap"],
+        "throttled_ns": 0,
         "utilisation_percent": 97,
         "memory_used_mib": 1024,
         "memory_total_mib": 81920,
@@ -54,6 +55,7 @@ def test_every_field_is_read(with_nvml: RunWithNvml) -> None:
         "temperature_c",
         "power_w",
         "event_reasons",
+        "throttled_ns",
         "own_process_listed",
         "other_processes",
     }
@@ -83,7 +85,7 @@ def test_a_slice_has_no_counters_of_its_own(with_nvml: RunWithNvml) -> None:
     for field in ("sm_clock_mhz", "temperature_c", "power_w", "event_reasons", "utilisation_percent", "ecc"):
         assert full[field] is None
     assert glance["notes"] == [
-        "sm_clock_mhz, memory_clock_mhz, temperature_c, power_w, event_reasons: NVML says Not Supported"
+        "sm_clock_mhz, memory_clock_mhz, temperature_c, power_w, event_reasons, throttled_ns: NVML says Not Supported"
     ]
 
 

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnas.errors import MeasurementError, UsageError
-from vnas.profiler.phases import StoppingRule, WarmUpRule, check, sample, summarise, warm_up
+from vnas.profiler.phases import Look, Sampler, StoppingRule, WarmUpRule, check, sample, summarise, warm_up
 from vnas.profiler.timers import ReplayTimer
 
 
@@ -18,9 +17,22 @@ def nothing() -> None:
     pass
 
 
-def endless(rng: np.random.Generator, median_ms: float, sigma: float) -> Iterator[float]:
-    while True:
-        yield from (median_ms * np.exp(rng.normal(0.0, sigma, 500))).tolist()
+EXACT_MS = 15.625
+"""1/64 s, which sums without rounding; a block of .05 s holds four."""
+
+
+class Scripted:
+    """Looks that were written down."""
+
+    block_seconds = 0.05
+    quiet_us: float | None = None
+
+    def __init__(self, looks: Iterator[Look], quiet_us: float | None = None) -> None:
+        self._looks = looks
+        self.quiet_us = quiet_us
+
+    def look(self) -> Look:
+        return next(self._looks)
 
 
 def test_constant_times_stop_at_the_first_look() -> None:
@@ -45,7 +57,7 @@ def test_a_slow_call_ends_at_the_time_limit_and_says_that_its_samples_are_few() 
     summary = summarise(sampling, rule)
     assert not summary.noise_ok
     assert summary.interval.level == 0.75
-    assert "3 samples are too few for a 95%" in summary.notes[0]
+    assert summary.notes[0].startswith("too few samples for a 95% interval of the median: from the smallest to the")
     assert "raise max_seconds = 1" in summary.notes[0]
 
 
@@ -93,35 +105,118 @@ def test_every_sample_is_kept_in_order_and_no_limit_is_passed(
         assert summarise(sampling, rule).noise_ok
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.05])
-def test_stopping_early_keeps_the_coverage(sigma: float) -> None:
-    rng = np.random.default_rng(1)
-    rule = StoppingRule(min_seconds=0.0)
-    runs = 300
-    hits = 0
-    for _ in range(runs):
-        sampling = sample(ReplayTimer(endless(rng, 1.0, sigma)), nothing, rule)
-        interval = summarise(sampling, rule).interval
-        assert interval.relative_width <= rule.target_relative
-        hits += interval.low <= 1.0 <= interval.high
-    # Nominal is 95 %; four standard errors of 300 runs are 5 points.
-    assert 0.90 <= hits / runs <= 1.0
+@given(trace=st.lists(st.floats(0.1, 100.0), min_size=1, max_size=200), turn=st.floats(0.01, 1.0))
+@settings(deadline=None, max_examples=80)
+def test_blocks_cut_the_samples_into_pieces_in_order(trace: list[float], turn: float) -> None:
+    rule = StoppingRule(min_seconds=0.0, max_seconds=2.0)
+    sampler = Sampler(ReplayTimer(itertools.cycle(trace)), nothing, rule, process=3)
+    while sampler.stop_reason is None:
+        sampler.turn(turn)
+    found = sampler.result()
+    assert sum(block.count for block in found.blocks) == len(found.samples_ms)
+    assert all(block.count > 0 and block.process == 3 and block.discarded is None for block in found.blocks)
+    starts = [(block.round, block.start_seconds) for block in found.blocks]
+    assert starts == sorted(starts)
+    taken = 0.0
+    at = 0
+    for block in found.blocks:
+        assert block.start_seconds == pytest.approx(taken, abs=1e-5)
+        taken += sum(found.samples_ms[at : at + block.count]) / 1e3
+        at += block.count
+    assert found.seconds == pytest.approx(taken)
 
 
-def test_an_untimed_call_follows_a_pause() -> None:
+def test_what_the_device_did_between_two_turns_is_not_sampled() -> None:
     calls: list[str] = []
-    pauses = iter([False, True, False, False, False])
+    timer = ReplayTimer(itertools.repeat(EXACT_MS))
+    rule = StoppingRule(min_samples=1000, max_seconds=100.0)
+    sampler = Sampler(timer, lambda: calls.append("call"), rule)
+    sampler.turn(0.125)
+    timer.time(nothing)  # another net has the device
+    sampler.turn(0.125, after_another=True)
+    sampler.turn(0.125)
+    assert sampler.seconds == pytest.approx(0.375)
+    assert len(sampler.samples) == 24
+    assert len(calls) == sampler.calls == 25  # one untimed, after the other net
+    assert {block.round for block in sampler.result().blocks} == {0, 1, 2}
 
-    def between(samples: Sequence[float], seconds: float) -> bool:
-        assert len(samples) >= 1
-        assert seconds > 0
-        return next(pauses)
 
-    rule = StoppingRule(min_samples=5, min_seconds=0.0)
-    sampling = sample(ReplayTimer(itertools.repeat(1.0)), lambda: calls.append("call"), rule, between)
-    # With 5 samples no interval reaches 95 %, so the sixth is needed.
-    assert len(sampling.samples_ms) == 6
-    assert len(calls) == 7
+def test_an_untimed_call_follows_a_look_that_took_long() -> None:
+    calls: list[str] = []
+    looks = Scripted(iter([Look(), Look(away=True), *itertools.repeat(Look(), 50)]))
+    rule = StoppingRule(min_samples=10, min_seconds=0.0)
+    sampling = sample(ReplayTimer(itertools.repeat(10.0)), lambda: calls.append("call"), rule, looks)
+    assert len(sampling.samples_ms) == 10
+    assert len(calls) == 11
+
+
+def test_a_long_call_needs_no_untimed_one() -> None:
+    calls: list[str] = []
+    looks = Scripted(itertools.repeat(Look(away=True)))
+    rule = StoppingRule(min_samples=10, min_seconds=0.0)
+    sampling = sample(ReplayTimer(itertools.repeat(100.0)), lambda: calls.append("call"), rule, looks)
+    assert len(calls) == len(sampling.samples_ms) + 1  # the first look is before any sample
+
+
+def fast_and_slow(slow_from: int, slow_to: int) -> tuple[Iterator[float], Iterator[Look]]:
+    """Calls of 10 ms, five a block; 15 ms, and a pace of 8 us for 5, in blocks slow_from .. slow_to."""
+
+    def slow(block: int) -> bool:
+        return slow_from <= block <= slow_to
+
+    times = (15.0 if slow(i // 5) else 10.0 for i in itertools.count())
+    # Look 0 comes before block 0, look i + 1 after block i.
+    looks = (Look(pace_us=8.0 if slow(i - 1) and slow(i) else 5.0) for i in itertools.count())
+    return times, looks
+
+
+def test_samples_taken_while_the_machine_was_slowed_are_put_aside() -> None:
+    times, looks = fast_and_slow(4, 9)
+    rule = StoppingRule(min_samples=60, min_seconds=0.0)
+    # A block of 15 ms calls is full after four of them, so count on the looks alone.
+    sampling = sample(ReplayTimer(times), nothing, rule, Scripted(looks, quiet_us=5.0))
+    slowed = [block for block in sampling.blocks if block.discarded == "slowed"]
+    assert slowed
+    assert all(block.pace_us == 8.0 for block in slowed)
+    assert len(sampling.discarded_ms) == sum(block.count for block in slowed)
+    assert len(sampling.samples_ms) >= 60
+    assert sampling.valid
+    assert not sampling.always_slowed
+
+
+def test_where_too_few_samples_are_undisturbed_all_count_and_it_says_so() -> None:
+    looks = Scripted(itertools.chain([Look(pace_us=5.0)] * 3, itertools.repeat(Look(pace_us=8.0))), quiet_us=5.0)
+    sampling = sample(ReplayTimer(itertools.repeat(10.0)), nothing, StoppingRule(max_seconds=2.0), looks)
+    assert sampling.discarded_ms == ()
+    assert sampling.always_slowed
+    assert len(sampling.samples_ms) == 50  # enough, when all count
+
+
+def test_throttled_samples_are_thrown_away_and_others_taken() -> None:
+    looks = Scripted(iter([Look(), Look(), Look(throttled=True), *itertools.repeat(Look(), 100)]))
+    sampling = sample(ReplayTimer(itertools.repeat(EXACT_MS)), nothing, StoppingRule(min_seconds=0.0), looks)
+    # The look after the second block saw it: what lies before and after that look does not count.
+    assert [block.discarded for block in sampling.blocks[:4]] == [None, "throttled", "throttled", None]
+    assert len(sampling.discarded_ms) == 8
+    assert len(sampling.samples_ms) == 50
+    assert (sampling.stop_reason, sampling.valid) == ("target met", True)
+
+
+def test_a_result_that_is_mostly_throttled_is_invalid() -> None:
+    looks = Scripted(itertools.chain([Look()] * 4, itertools.repeat(Look(throttled=True))))
+    sampling = sample(ReplayTimer(itertools.repeat(EXACT_MS)), nothing, StoppingRule(max_seconds=1.0), looks)
+    assert not sampling.valid
+    assert len(sampling.samples_ms) == 12
+    assert len(sampling.discarded_ms) == 52
+    assert sampling.stop_reason == "time limit"
+
+
+def test_a_result_that_is_all_throttled_is_invalid_and_shows_what_there_is() -> None:
+    looks = Scripted(itertools.repeat(Look(throttled=True)))
+    sampling = sample(ReplayTimer(itertools.repeat(EXACT_MS)), nothing, StoppingRule(max_seconds=1.0), looks)
+    assert not sampling.valid
+    assert len(sampling.samples_ms) == 64
+    assert sampling.discarded_ms == ()
 
 
 def test_warm_up_ends_when_two_windows_agree() -> None:
@@ -184,8 +279,9 @@ def test_a_raise_after_a_pause_is_named_too() -> None:
         if next(calls) == 1:
             raise BrokenError("gone")
 
+    looks = Scripted(iter([Look(), Look(away=True)]))
     with pytest.raises(MeasurementError, match="sample: the callable raised BrokenError"):
-        sample(ReplayTimer(itertools.repeat(1.0)), second_fails, StoppingRule(), lambda samples, seconds: True)
+        sample(ReplayTimer(itertools.repeat(50.0)), second_fails, StoppingRule(), looks)
 
 
 def interrupted() -> None:
@@ -216,6 +312,7 @@ def test_a_time_that_cannot_be_is_an_error(bad: float) -> None:
         {"max_samples": 10},
         {"level": 1.0},
         {"growth": 1.0},
+        {"stop_level": 0.9},
         {"max_seconds": math.nan},
     ],
 )

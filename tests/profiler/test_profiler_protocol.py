@@ -8,6 +8,7 @@ import pytest
 from simulated_gpu import SimulatedGpu
 
 from vnas.errors import MeasurementError
+from vnas.profiler.energy import Energy
 from vnas.profiler.phases import StoppingRule, WarmUpRule
 from vnas.profiler.protocol import Findings, Instruments, Progress, run_protocol
 from vnas.profiler.telemetry import Snapshot
@@ -66,7 +67,7 @@ def test_the_gpu_is_looked_at_before_during_and_after() -> None:
     assert watch.looks[0] == watch.looks[-1] == "snapshot"
     # 50 calls of 20.1 ms are a second of sampling: one look each half second.
     assert set(watch.looks[1:-1]) == {"glance"}
-    assert len(watch.looks) in (3, 4)
+    assert watch.looks.count("glance") in (3, 4)
     assert len(found.telemetry) == len(watch.looks)
     assert (found.throttled, found.contention) == (False, "no")
 
@@ -108,7 +109,8 @@ def test_a_look_is_made_good_by_an_untimed_call_where_calls_are_short(kernel_ms:
     instruments = Instruments(gpu.instruments().main, gpu.synchronize, watch=watch)
     found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE)
     counted = 1 + found.warmup.iterations + len(found.sampling.samples_ms)  # the first is the check
-    assert gpu.calls - counted == (watch.looks.count("glance") if untimed else 0)
+    # The first glance comes before there is a sample to tell how long a call is; after the last comes no call.
+    assert gpu.calls - counted == (watch.looks.count("glance") - 1 if untimed else 1)
     assert "glance" in watch.looks
 
 
@@ -134,6 +136,7 @@ def test_the_load_of_others_is_counted_over_the_samples_alone() -> None:
     found = run_protocol(lambda: calls.append(1), instruments, WarmUpRule(), RULE)
     assert rivals.counted == len(found.sampling.samples_ms)
     assert len(calls) > rivals.counted
+    assert found.page_faults is None
     assert (found.other_cpus, found.contention) == (0.5, "yes")
     assert found.notes == ("contention: other processes kept 0.5 CPUs busy; measure again when they have ended",)
 
@@ -171,3 +174,101 @@ def test_the_garbage_collector_rests_and_is_left_as_it_was(enabled: bool) -> Non
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+class Scripted:
+    """Telemetry that changes after so many looks."""
+
+    def __init__(self, *looks: Snapshot, then: Snapshot) -> None:
+        self._looks = iter(looks)
+        self._then = then
+
+    def snapshot(self) -> Snapshot:
+        return next(self._looks, self._then)
+
+    glance = snapshot
+
+
+CALM = Snapshot(event_reasons=(), other_processes=0, sm_clock_mhz=1980)
+HOT = Snapshot(event_reasons=("hw_thermal_slowdown",), other_processes=0, sm_clock_mhz=600)
+LONG = StoppingRule(min_samples=50, min_seconds=4.0, max_seconds=8.0)
+
+
+def watched(*looks: Snapshot, then: Snapshot) -> Findings:
+    """Calls of 20.1 ms, 25 between two looks."""
+    gpu = SimulatedGpu(kernels=10, launch_ns=2_000_000, kernel_ns=100_000)
+    instruments = Instruments(
+        gpu.instruments().main, gpu.synchronize, watch=Scripted(*looks, then=then), sleep=lambda seconds: None
+    )
+    return run_protocol(gpu.call, instruments, WarmUpRule(), LONG)
+
+
+def test_throttling_in_the_middle_costs_the_samples_around_it() -> None:
+    found = watched(CALM, CALM, CALM, HOT, then=CALM)
+    assert found.throttled is True
+    assert found.sampling.valid
+    assert [block.discarded for block in found.sampling.blocks[:4]] == [None, "throttled", "throttled", None]
+    assert len(found.sampling.discarded_ms) == sum(block.count for block in found.sampling.blocks[1:3])
+    assert any("throttled while sampling: clocks event reasons hw_thermal_slowdown" in note for note in found.notes)
+
+
+def test_throttling_that_does_not_end_makes_the_result_invalid() -> None:
+    found = watched(CALM, CALM, CALM, then=HOT)
+    assert not found.sampling.valid
+    assert found.sampling.stop_reason == "time limit"
+    assert any(note.startswith("INVALID: the hardware was slowed down for more than 50%") for note in found.notes)
+
+
+def test_a_process_that_appears_in_the_middle_is_contention() -> None:
+    rival = Snapshot(event_reasons=(), other_processes=1)
+    found = watched(CALM, CALM, CALM, rival, then=CALM)
+    assert found.contention == "yes"
+    assert "contention: up to 1 other compute processes were on the GPU; end them and measure again" in found.notes
+
+
+def test_telemetry_that_vanishes_in_the_middle_leaves_the_number_and_the_reason() -> None:
+    gone = Snapshot(notes=("sm_clock_mhz, event_reasons: NVML says GPU is lost",))
+    found = watched(CALM, CALM, CALM, then=gone)
+    assert found.summary.interval.median == pytest.approx(20.1)
+    assert found.sampling.valid
+    assert (found.throttled, found.contention) == (None, "unknown")
+    assert "sm_clock_mhz, event_reasons: NVML says GPU is lost" in found.notes
+
+
+def test_a_call_that_returns_before_the_gpu_is_done_is_timed_to_its_end() -> None:
+    # One launch of 10 us, then 50 ms of kernel: the call returns after 10 us.
+    found = run(SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=50_000_000))
+    assert found.summary.interval.median == pytest.approx(50.01)
+    assert found.enqueue_samples_ms == pytest.approx([0.01] * len(found.enqueue_samples_ms))
+
+
+def test_energy_comes_with_the_result_or_its_reason() -> None:
+    energy = Energy("nvml", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 100.0)
+    for given, expected, notes in [(energy, energy, ()), ("no counter", None, ("no counter",))]:
+        instruments = Instruments(
+            ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None, energy=lambda call, given=given: given
+        )
+        found = run_protocol(lambda: None, instruments, WarmUpRule(), RULE)
+        assert (found.energy, found.notes) == (expected, notes)
+
+
+def test_page_faults_are_counted_by_the_call() -> None:
+    faults = [0]
+
+    def call() -> None:
+        faults[0] += 150
+
+    instruments = Instruments(
+        ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None, faults=lambda: faults[0], pace=Steady()
+    )
+    found = run_protocol(call, instruments, WarmUpRule(), RULE)
+    assert found.page_faults == 150.0
+    assert any(note.startswith("150 page faults a call") for note in found.notes)
+    assert found.sampling.quiet_us == 5.0
+
+
+class Steady:
+    quiet_us = 5.0
+
+    def read_us(self) -> float:
+        return 5.0

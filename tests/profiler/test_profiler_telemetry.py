@@ -100,3 +100,10 @@ def test_notes_say_what_was_seen_and_what_to_do() -> None:
     assert list(warmup_notes(WarmUp(12, 1.0, steady=True), WarmUpRule())) == []
     twice = [Snapshot(notes=("ecc: NVML says Not Supported",)), Snapshot(notes=("ecc: NVML says Not Supported",))]
     assert list(telemetry_notes(twice, None)) == ["ecc: NVML says Not Supported"]
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"), [([5, 5], False), ([5, 6], True), ([5, None, 6], False), ([None, None], False)]
+)
+def test_throttling_between_looks_is_seen_by_the_counter(counted: list[int | None], expected: bool) -> None:
+    assert throttled([Snapshot(event_reasons=(), throttled_ns=ns) for ns in counted]) is expected

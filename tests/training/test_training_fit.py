@@ -1,9 +1,13 @@
 import importlib
 import json
 import random
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ import torch
 from torch import nn
 
 from vnas.config import Anneal, DataConfig, TrainingConfig
-from vnas.errors import ArchitectureError, NonFiniteLossError
+from vnas.errors import ArchitectureError, MeasurementError, NonFiniteLossError
 from vnas.nets import Architecture, FusedVanillaNet, Stage, VanillaNet, build, fuse, merge
+from vnas.profiler.lock import device_lock
 from vnas.training import Data, Progress, TrainingResult, evaluate, fit, open_data, seeded, slopes
 
 Make = Callable[[str, Mapping[str, int]], Path]
@@ -312,3 +317,69 @@ def test_evaluate_counts_hits_and_puts_the_mode_back(digits: Data) -> None:
     labels = torch.cat([y for _, y in validation])
     assert evaluate(net, validation, CPU) == pytest.approx(100 * (labels == 3).float().mean().item())
     assert net.training
+
+
+def test_a_measurement_waits_for_no_more_than_an_epoch(digits: Data, small: Architecture) -> None:
+    steps: list[int] = []
+    came_in_after: list[int] = []
+    waits = threading.Event()
+
+    def measurer() -> None:
+        with device_lock("cpu", on_wait=lambda line: waits.set()):
+            came_in_after.append(len(steps))
+
+    thread = threading.Thread(target=measurer)
+
+    def progress(now: Progress) -> None:
+        steps.append(now.step)
+        if len(steps) == 2:
+            thread.start()
+            assert waits.wait(10)
+
+    result = fit(small, digits, recipe(epochs=3), seed=0, device=CPU, progress=progress)
+    thread.join(10)
+    assert came_in_after == [result.steps // 3]
+    with device_lock("cpu", timeout_seconds=0):
+        pass
+
+
+def test_an_evaluation_shares_the_device(digits: Data, small: Architecture) -> None:
+    net = build(small)
+    refused: list[bool] = []
+
+    def try_to_measure() -> None:
+        try:
+            with device_lock("cpu", timeout_seconds=0):
+                refused.append(False)
+        except MeasurementError:
+            refused.append(True)
+
+    def look(module: nn.Module, args: object) -> None:
+        thread = threading.Thread(target=try_to_measure)
+        thread.start()
+        thread.join(10)
+
+    net.register_forward_pre_hook(look)
+    evaluate(net, digits.loader("validation", 16, device=CPU), CPU)
+    assert refused
+    assert all(refused)
+
+
+def test_waiting_for_a_measurement_is_not_training_time(
+    digits: Data, small: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = [0.0]
+
+    @contextmanager
+    def measured_before(key: str, *, exclusive: bool) -> Iterator[None]:
+        assert (key, exclusive) == ("cpu", False)
+        waited[0] += 1000.0
+        yield
+
+    module = importlib.import_module("vnas.training.fit")
+    real = time.perf_counter
+    monkeypatch.setattr(module, "device_lock", measured_before)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: real() + waited[0]))
+    result = fit(small, digits, BRIEF, seed=0, device=CPU)
+    assert waited[0] >= 2000
+    assert 0 < result.seconds < 1000

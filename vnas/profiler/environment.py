@@ -14,10 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vnas
 from vnas.profiler.records import from_plain, to_plain
 
 if TYPE_CHECKING:
     import torch
+
+GIT_SECONDS = 2.0
+"""How long git may take to tell the revision."""
 
 _CPU_ROOT = Path("/sys/devices/system/cpu")
 
@@ -49,6 +53,12 @@ class Environment:
         deterministic: ``torch.are_deterministic_algorithms_enabled()``.
         os: operating system, kernel and machine.
         date_utc: when, ISO 8601, UTC.
+        vnas: version of this package.
+        revision: git revision of the folder that vnas runs from, with ``+`` where a tracked file was changed; None
+            where it is installed, or git cannot tell.
+        interop_threads: torch's inter-operator threads.
+        malloc: settings of the process that change how memory is allocated, as ``NAME=value;...``: glibc gives freed
+            memory back or keeps it, which alone can change a latency by a fifth. None where there are none.
     """
 
     device_kind: str
@@ -71,6 +81,10 @@ class Environment:
     deterministic: bool
     os: str
     date_utc: str
+    vnas: str | None = None
+    revision: str | None = None
+    interop_threads: int | None = None
+    malloc: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -119,6 +133,10 @@ def capture_environment(device: torch.device, device_id: str | None = None, driv
         deterministic=torch.are_deterministic_algorithms_enabled(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         date_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        vnas=vnas.__version__,
+        revision=git_revision(Path(vnas.__file__).parents[1]),
+        interop_threads=torch.get_num_interop_threads(),
+        malloc=malloc_settings(os.environ),
     )
 
 
@@ -161,6 +179,41 @@ def physical_cores(cpuinfo: str) -> int | None:
         if "physical id" in fields and "core id" in fields:
             cores.add((fields["physical id"], fields["core id"]))
     return len(cores) or None
+
+
+@lru_cache(maxsize=1)
+def git_revision(root: Path) -> str | None:
+    """The revision checked out in a folder, with ``+`` where tracked files differ from it; asked for once.
+
+    Args:
+        root: what the repository holds at its top; a folder inside of one has no revision.
+    """
+    if not (root / ".git").exists():
+        return None
+    # Without the optional locks, reading the state cannot get in the way of somebody who commits.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            env={**clean, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None if asked.returncode == 0 else None
+
+
+def malloc_settings(environment: Mapping[str, str]) -> str | None:
+    """The variables that change the allocator, sorted; of preloaded libraries the names without their folders."""
+    found = {name: value for name, value in environment.items() if name.startswith("MALLOC_")}
+    if "malloc" in environment.get("GLIBC_TUNABLES", ""):
+        found["GLIBC_TUNABLES"] = environment["GLIBC_TUNABLES"]
+    if preloaded := re.split(r"[:\s]+", environment.get("LD_PRELOAD", "").strip(": ")):
+        found["LD_PRELOAD"] = ":".join(Path(library).name for library in preloaded)
+    return ";".join(f"{name}={value}" for name, value in sorted(found.items()) if value) or None
 
 
 def _matmul_precision() -> str | None:

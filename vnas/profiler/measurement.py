@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vnas.errors import UsageError
+from vnas.profiler.blocks import Block
+from vnas.profiler.energy import Energy
 from vnas.profiler.environment import Environment
+from vnas.profiler.numerics import NumericalError
 from vnas.profiler.phases import StopReason
 from vnas.profiler.records import from_plain, to_plain
 from vnas.profiler.telemetry import Contention, Snapshot
 
-SCHEMA = 1
+__all__ = ["SCHEMA", "Block", "IntervalMethod", "Measurement"]
 
-Runtime = Literal["eager"]
-RUNTIMES: tuple[Runtime, ...] = ("eager",)
+SCHEMA = 2
+
+IntervalMethod = Literal["one process", "between processes"]
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,20 @@ class Measurement:
 
     Attributes:
         median_ms: median of ``samples_ms``.
-        interval_ms: order-statistic interval of that median (low, high).
-        interval_level: exact coverage of the interval, at least .95 where there are 6 samples or more. It holds
-            for this process: another fresh process may differ by more.
-        samples_ms: every sample, in the order taken.
+        interval_ms: interval of that median (low, high), by ``interval_method``.
+        interval_level: coverage of the interval: .95, or less where there are too few samples.
+        interval_method: ``one process``: the order-statistic interval of independent samples; another fresh process
+            may differ by more. ``between processes``: where the median of another such call would lie.
+        samples_ms: every sample that counts, in the order taken.
         stop_reason: why there are no more samples.
         noise_ok: the interval is narrower than ``target_relative`` of the median.
         target_relative: what was asked for.
         warmup_iterations: untimed calls before the first sample, the checking call aside.
         warmup_seconds: how long they took.
         device: as torch names it, e.g. ``cuda:0``.
-        runtime: how the callable was run.
+        runtime: how the callable was run, e.g. ``eager`` or ``onnxruntime``.
         timer: what ``samples_ms`` are: CUDA events, ``perf_counter_ns`` or a replay.
-        precision: data type of the floating-point inputs, or of the module where it has none; None if unknown.
+        precision: ``fp32``, ``tf32``, ``fp16``, ``bf16``, another data type's name, or None if unknown.
         layout: memory layout of the first 4-D input, ``contiguous`` or ``channels_last``.
         input_shapes: one shape a tensor among the inputs.
         input_dtypes: one data type a tensor among the inputs.
@@ -52,8 +57,14 @@ class Measurement:
         contention: another compute process was on the GPU, or others kept a tenth of a CPU or more busy where the
             CPU is measured.
         other_cpus: on the CPU, how many CPUs other processes kept busy while sampling.
-        energy_mj: energy of one call.
+        page_faults: on the CPU, minor page faults of a call: memory that the allocator gave back and took again.
+        energy: energy of one call; None where it was not measured or cannot be, and a note says which.
+        error: numerical error against eager fp32; None where nothing was changed, or no reference could be run.
+        valid: the number can be used. False where more was discarded than the cap allows; a note says what.
         processes: fresh processes that the samples come from.
+        quiet_us: on the CPU, pace of the undisturbed machine (``pace``), as far as seen.
+        blocks: how the samples follow each other.
+        discarded_ms: samples that do not count, in the order taken; their blocks say why.
         telemetry: snapshots of the GPU: before the first sample, now and then during them, after the last.
         notes: warnings that travel with the result.
     """
@@ -61,6 +72,7 @@ class Measurement:
     median_ms: float
     interval_ms: tuple[float, float]
     interval_level: float
+    interval_method: IntervalMethod
     samples_ms: tuple[float, ...]
     stop_reason: StopReason
     noise_ok: bool
@@ -68,7 +80,7 @@ class Measurement:
     warmup_iterations: int
     warmup_seconds: float
     device: str
-    runtime: Runtime
+    runtime: str
     timer: str
     precision: str | None
     layout: str | None
@@ -85,8 +97,14 @@ class Measurement:
     throttled: bool | None = None
     contention: Contention = "unknown"
     other_cpus: float | None = None
-    energy_mj: float | None = None
+    page_faults: float | None = None
+    energy: Energy | None = None
+    error: NumericalError | None = None
+    valid: bool = True
     processes: int = 1
+    quiet_us: float | None = None
+    blocks: tuple[Block, ...] = ()
+    discarded_ms: tuple[float, ...] = ()
     telemetry: tuple[Snapshot, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -94,6 +112,11 @@ class Measurement:
     def n(self) -> int:
         """Number of samples."""
         return len(self.samples_ms)
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Gross energy of one call, in millijoules."""
+        return None if self.energy is None else self.energy.gross_mj
 
     @property
     def batch(self) -> int | None:

@@ -1,29 +1,55 @@
-"""``measure``: the latency of any callable on any device."""
+"""``measure``: the latency of any callable on any device. ``measure_all``: of several, in shuffled rounds."""
 
 from __future__ import annotations
 
 import functools
+import random
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from vnas.errors import MeasurementError, UsageError, nearest
+from vnas.errors import MeasurementError, VnasError
+from vnas.profiler import rapl, runtimes
 from vnas.profiler.cpu_load import CpuLoad
 from vnas.profiler.cuda import cuda_instruments
 from vnas.profiler.devices import cuda_uuid, resolve_device
-from vnas.profiler.environment import capture_environment
-from vnas.profiler.measurement import RUNTIMES, Measurement, Runtime
+from vnas.profiler.environment import Environment, capture_environment
+from vnas.profiler.lock import device_lock, lock_key
+from vnas.profiler.measurement import Measurement
+from vnas.profiler.pace import HandoffPace
 from vnas.profiler.phases import StoppingRule, WarmUpRule
-from vnas.profiler.protocol import Findings, Instruments, Progress, Report, run_protocol
+from vnas.profiler.plan import Rules
+from vnas.profiler.protocol import Findings, Instruments, Progress, Report, Run
+from vnas.profiler.runtimes import Prepared
 from vnas.profiler.telemetry import Snapshot
 from vnas.profiler.timers import CpuTimer, Timer
 
-__all__ = ["Progress", "measure"]
+__all__ = ["Job", "Progress", "measure", "measure_all"]
 
-ENERGY_NOTE = "energy_mj is None: energy is not measured by this version"
 PROCESS_NOTE = "one process: a fresh process may differ by more than the interval says"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured: ``callable(*inputs)``, run by a runtime in a precision.
+
+    Attributes:
+        name: what progress is told under.
+        callable: a module in eval mode, or anything else that can be called. It does its work on the device.
+        inputs: its positional arguments; tensors among them are on the device.
+        runtime: how it is run, of ``runtimes.RUNTIMES``.
+        precision: of ``runtimes.PRECISIONS``; None leaves it as it is.
+    """
+
+    name: str
+    callable: Callable[..., object]
+    inputs: tuple[object, ...] = ()
+    runtime: str = "eager"
+    precision: str | None = None
 
 
 def measure(
@@ -31,32 +57,37 @@ def measure(
     /,
     *inputs: object,
     device: str | torch.device = "cpu",
-    runtime: Runtime = "eager",
+    runtime: str = "eager",
+    precision: str | None = None,
     target_relative: float = 0.01,
     min_samples: int = 50,
     min_seconds: float = 0.5,
     max_seconds: float = 15.0,
     max_warmup_seconds: float = 3.0,
+    energy_seconds: float = 0.0,
     timer: Timer | None = None,
     threads: int | None = None,
     progress: Report | None = None,
 ) -> Measurement:
-    """Measure ``callable(*inputs)`` under ``torch.inference_mode``.
+    """Measure ``callable(*inputs)`` under ``torch.inference_mode``, in this process, alone on the device.
 
     On a GPU the samples are times between two CUDA events around the eager call; the host's end-to-end and enqueue
     times and the replay of a CUDA graph come with them. On the CPU they are ``perf_counter_ns``. Caches are as the
-    last call left them (warm), and calls follow each other without pauses.
+    last call left them (warm), and calls follow each other without pauses. While other processes of this project
+    use the device, it waits for them (``lock``).
 
     Args:
         callable: a module in eval mode, or anything else that can be called. It does its work on ``device``.
         inputs: its positional arguments; tensors among them are on ``device``.
         device: ``cpu``, ``cuda:0`` or a torch.device.
-        runtime: how the callable is run.
-        target_relative: stop when the 95 % interval of the median is narrower than this share of it.
+        runtime: how the callable is run; ``vnas.profiler.runtimes.RUNTIMES`` has them all.
+        precision: ``fp32``, ``tf32``, ``fp16`` or ``bf16``; by default as the callable is.
+        target_relative: stop when the interval of the median is narrower than this share of it.
         min_samples: samples at least.
         min_seconds: seconds of sampling at least.
         max_seconds: time limit of sampling; each of the three other timers of a GPU adds at most a fifth of it.
         max_warmup_seconds: cap of the warm-up.
+        energy_seconds: window over which energy is measured, at least 1; 0 leaves energy out.
         timer: replaces the device's own, and then gives the only number.
         threads: torch threads while measuring, restored afterwards; by default those that are set.
         progress: told about each phase, and every half second while sampling.
@@ -68,68 +99,223 @@ def measure(
         MeasurementError: the callable raised (the original is the cause), an input or a parameter is on another
             device, or a sample is not a positive number.
         DeviceError: there is no such device.
-        UsageError: a number that is not allowed, or an unknown runtime.
+        UsageError: a number that is not allowed, or an unknown runtime or precision.
+        MissingExtraError: the runtime's package is not installed.
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(
-            f"runtime {runtime!r} is not known; allowed are {', '.join(RUNTIMES)}.{nearest(str(runtime), RUNTIMES)}"
-        )
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads = {threads}; it must be at least 1")
-    rule = StoppingRule(target_relative, min_samples, min_seconds, max_seconds, max(100_000, min_samples))
-    warmup = WarmUpRule(max_seconds=max_warmup_seconds)
-    place = resolve_device(device=device)
-    tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
-    _check_places(callable, tensors, place)
-    call = functools.partial(callable, *inputs)
-    with _settings(place, threads), ExitStack() as held:
-        instruments = _instruments(place, timer, held)
-        findings = run_protocol(call, instruments, warmup, rule, progress)
-        first = findings.telemetry[0] if findings.telemetry else None
-        environment = capture_environment(
-            place, device_id=_device_id(place, first), driver=first.driver if first else None
-        )
-    interval = findings.summary.interval
-    return Measurement(
-        median_ms=interval.median,
-        interval_ms=(interval.low, interval.high),
-        interval_level=interval.level,
-        samples_ms=findings.sampling.samples_ms,
-        stop_reason=findings.sampling.stop_reason,
-        noise_ok=findings.summary.noise_ok,
-        target_relative=target_relative,
-        warmup_iterations=findings.warmup.iterations,
-        warmup_seconds=findings.warmup.seconds,
-        device=str(place),
-        runtime=runtime,
-        timer=instruments.main.name,
-        precision=_precision(callable, tensors),
-        layout=_layout(tensors),
-        input_shapes=tuple(tuple(tensor.shape) for tensor in tensors),
-        input_dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
-        environment=environment,
-        launch_bound=findings.launch_bound,
-        host_ms=_median(findings.host_samples_ms),
-        host_samples_ms=findings.host_samples_ms,
-        enqueue_ms=_median(findings.enqueue_samples_ms),
-        enqueue_samples_ms=findings.enqueue_samples_ms,
-        graph_ms=_median(findings.graph_samples_ms),
-        graph_samples_ms=findings.graph_samples_ms,
-        throttled=findings.throttled,
-        contention=findings.contention,
-        other_cpus=findings.other_cpus,
-        telemetry=findings.telemetry,
-        notes=_notes(callable, findings),
+    rules = Rules(target_relative, min_samples, min_seconds, max_seconds, max_warmup_seconds, energy_seconds, threads)
+    job = Job("", callable, inputs, runtime, precision)
+    (found,) = measure_all([job], device=device, rules=rules, timer=timer, progress=progress)
+    if isinstance(found, VnasError):
+        raise found
+    return found
+
+
+def measure_all(
+    jobs: Sequence[Job],
+    *,
+    device: str | torch.device,
+    rules: Rules,
+    timer: Timer | None = None,
+    process: int = 0,
+    seed: int = 0,
+    quiet_us: float | None = None,
+    progress: Report | None = None,
+) -> list[Measurement | VnasError]:
+    """Measure several callables in this process: all are warmed up, then take turns in shuffled rounds.
+
+    Args:
+        jobs: what is measured; all of them are in memory at once.
+        device: ``cpu``, ``cuda:0`` or a torch.device.
+        rules: when each of them is done.
+        timer: replaces the device's own.
+        process: number of this process among those that measure the same.
+        seed: of the order in the rounds.
+        quiet_us: pace of the undisturbed machine, where another process has seen it.
+        progress: told about each phase, and every half second while sampling.
+
+    Returns:
+        One for each job, in their order: its Measurement, or the error that ended it.
+
+    Raises:
+        DeviceError: there is no such device.
+        UsageError: a number that is not allowed.
+    """
+    rule = StoppingRule(
+        rules.target_relative,
+        rules.min_samples,
+        rules.min_seconds,
+        rules.max_seconds,
+        max(100_000, rules.min_samples),
     )
+    place = resolve_device(device=device)
+    told = progress
+    waiting = None if told is None else lambda line: told(Progress(line))
+    with device_lock(lock_key(place), on_wait=waiting) as held, _settings(place, rules.threads), ExitStack() as stack:
+        pace = HandoffPace(quiet_us) if place.type == "cpu" and timer is None else None
+        bench = _Bench(place, timer, pace, rule, rules, process, progress, stack)
+        seats = [bench.seat(job) for job in jobs]
+        _rounds([seat for seat in seats if seat.error is None], random.Random(f"{seed}/{process}"))
+        notes = (held.note,) if held.note is not None else ()
+        return [bench.result(seat, notes) for seat in seats]
 
 
-def _instruments(place: torch.device, timer: Timer | None, held: ExitStack) -> Instruments:
-    if place.type == "cuda":
-        own = cuda_instruments(place, held)
-        return own if timer is None else Instruments(timer, own.finish, watch=own.watch)
-    if timer is None:
-        return Instruments(CpuTimer(), finish=lambda: None, load=CpuLoad())
-    return Instruments(timer, finish=lambda: None)
+def _rounds(seats: list[_Seat], order: random.Random) -> None:
+    """Turns until every one is done: shuffled anew in each round, so that drift hits all alike."""
+    last: _Seat | None = None
+    while seats := [seat for seat in seats if seat.error is None and seat.run is not None and not seat.run.done]:
+        order.shuffle(seats)
+        for seat in seats:
+            seat.attempt(lambda run, after: run.turn(after_another=after), last is not seat)
+            last = seat
+
+
+class _Seat:
+    """One job on the bench, and what became of it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.prepared: Prepared | None = None
+        self.run: Run | None = None
+        self.error: VnasError | None = None
+
+    def attempt(self, step: Callable[[Run, bool], None], after_another: bool = False) -> None:
+        assert self.run is not None
+        try:
+            step(self.run, after_another)
+        except VnasError as error:
+            self.error = error
+
+
+class _Bench:
+    """What all jobs of a call have in common."""
+
+    def __init__(
+        self,
+        place: torch.device,
+        timer: Timer | None,
+        pace: HandoffPace | None,
+        rule: StoppingRule,
+        rules: Rules,
+        process: int,
+        progress: Report | None,
+        stack: ExitStack,
+    ) -> None:
+        self._place, self._timer, self._pace = place, timer, pace
+        self._rule, self._rules = rule, rules
+        self._process, self._progress, self._stack = process, progress, stack
+
+    def seat(self, job: Job) -> _Seat:
+        """A job that is prepared, checked and warmed up, or has its error."""
+        seat = _Seat(job)
+        try:
+            tensors = [value for value in job.inputs if isinstance(value, torch.Tensor)]
+            _check_places(job.callable, tensors, self._place)
+            if self._progress is not None:
+                self._progress(Progress("prepare", name=job.name))
+            seat.prepared = runtimes.prepare(
+                job.callable,
+                job.inputs,
+                device=self._place,
+                runtime=job.runtime,
+                precision=job.precision,
+                threads=self._rules.threads,
+            )
+            seat.run = Run(
+                seat.prepared.call,
+                self._instruments(seat.prepared),
+                WarmUpRule(max_seconds=self._rules.max_warmup_seconds),
+                self._rule,
+                self._progress,
+                name=job.name,
+                active=seat.prepared.active,
+                process=self._process,
+            )
+            seat.run.prepare()
+        except VnasError as error:
+            seat.error = error
+        return seat
+
+    def result(self, seat: _Seat, notes: tuple[str, ...]) -> Measurement | VnasError:
+        """The side timers, the energy and the summary."""
+        if seat.error is not None:
+            return seat.error
+        assert seat.run is not None
+        assert seat.prepared is not None
+        try:
+            with seat.prepared.active():
+                findings = seat.run.finish()
+                first = findings.telemetry[0] if findings.telemetry else None
+                environment = capture_environment(
+                    self._place, device_id=_device_id(self._place, first), driver=first.driver if first else None
+                )
+        except VnasError as error:
+            return error
+        return self._measurement(seat.job, seat.prepared, findings, environment, notes)
+
+    def _instruments(self, prepared: Prepared) -> Instruments:
+        place, timer, seconds = self._place, self._timer, self._rules.energy_seconds
+        if place.type == "cuda":
+            own = cuda_instruments(
+                place, self._stack, on_stream=prepared.on_stream, capturable=prepared.capturable, energy_seconds=seconds
+            )
+            return own if timer is None else Instruments(timer, own.finish, watch=own.watch)
+        if timer is not None:
+            return Instruments(timer, finish=lambda: None)
+        return Instruments(
+            CpuTimer(),
+            finish=lambda: None,
+            load=CpuLoad(),
+            pace=self._pace,
+            faults=_page_faults if sys.platform != "win32" else None,
+            energy=functools.partial(rapl.measure, window_seconds=seconds) if seconds else None,
+        )
+
+    def _measurement(
+        self, job: Job, prepared: Prepared, findings: Findings, environment: Environment, notes: tuple[str, ...]
+    ) -> Measurement:
+        sampling, interval = findings.sampling, findings.summary.interval
+        tensors = [value for value in prepared.inputs if isinstance(value, torch.Tensor)]
+        return Measurement(
+            median_ms=interval.median,
+            interval_ms=(interval.low, interval.high),
+            interval_level=interval.level,
+            interval_method="one process",
+            samples_ms=sampling.samples_ms,
+            stop_reason=sampling.stop_reason,
+            noise_ok=findings.summary.noise_ok,
+            target_relative=self._rule.target_relative,
+            warmup_iterations=findings.warmup.iterations,
+            warmup_seconds=findings.warmup.seconds,
+            device=str(self._place),
+            runtime=job.runtime,
+            timer=self._timer.name if self._timer is not None else _timer_name(self._place, prepared),
+            precision=prepared.precision,
+            layout=prepared.layout,
+            input_shapes=tuple(tuple(tensor.shape) for tensor in tensors),
+            input_dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
+            environment=environment,
+            launch_bound=findings.launch_bound,
+            host_ms=_median(findings.host_samples_ms),
+            host_samples_ms=findings.host_samples_ms,
+            enqueue_ms=_median(findings.enqueue_samples_ms),
+            enqueue_samples_ms=findings.enqueue_samples_ms,
+            graph_ms=_median(findings.graph_samples_ms),
+            graph_samples_ms=findings.graph_samples_ms,
+            throttled=findings.throttled,
+            contention=findings.contention,
+            other_cpus=findings.other_cpus,
+            page_faults=findings.page_faults,
+            energy=findings.energy,
+            error=prepared.error,
+            valid=sampling.valid,
+            quiet_us=sampling.quiet_us,
+            blocks=sampling.blocks,
+            discarded_ms=sampling.discarded_ms,
+            telemetry=findings.telemetry,
+            notes=tuple(
+                dict.fromkeys((*_mode_notes(job.callable), *prepared.notes, *findings.notes, *notes, PROCESS_NOTE))
+            ),
+        )
 
 
 @contextmanager
@@ -143,6 +329,18 @@ def _settings(place: torch.device, threads: int | None) -> Iterator[None]:
             stack.enter_context(torch.cuda.device(place))
         stack.enter_context(torch.inference_mode())
         yield
+
+
+def _timer_name(place: torch.device, prepared: Prepared) -> str:
+    if place.type == "cpu":
+        return CpuTimer.name
+    return "cuda events" if prepared.on_stream else "host end to end"
+
+
+def _page_faults() -> int:
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _device_id(place: torch.device, first: Snapshot | None) -> str | None:
@@ -167,31 +365,11 @@ def _check_places(callable: object, tensors: Sequence[torch.Tensor], place: torc
                 )
 
 
-def _precision(callable: object, tensors: Sequence[torch.Tensor]) -> str | None:
-    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if not floating and isinstance(callable, torch.nn.Module):
-        floating = [parameter for parameter in callable.parameters() if parameter.is_floating_point()]
-    return str(floating[0].dtype).removeprefix("torch.") if floating else None
-
-
-def _layout(tensors: Sequence[torch.Tensor]) -> str | None:
-    for tensor in tensors:
-        if tensor.dim() == 4:
-            if tensor.is_contiguous():
-                return "contiguous"
-            return "channels_last" if tensor.is_contiguous(memory_format=torch.channels_last) else "strided"
-    return None
+def _mode_notes(callable: object) -> tuple[str, ...]:
+    if isinstance(callable, torch.nn.Module) and callable.training:
+        return ("the module is in training mode; call .eval() for the latency of inference",)
+    return ()
 
 
 def _median(samples_ms: Sequence[float]) -> float | None:
     return statistics.median(samples_ms) if samples_ms else None
-
-
-def _notes(callable: object, findings: Findings) -> tuple[str, ...]:
-    training = isinstance(callable, torch.nn.Module) and callable.training
-    return (
-        *(["the module is in training mode; call .eval() for the latency of inference"] if training else []),
-        *findings.notes,
-        PROCESS_NOTE,
-        ENERGY_NOTE,
-    )

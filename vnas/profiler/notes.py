@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 
+from vnas.profiler.blocks import SLOWED_FACTOR, Block
 from vnas.profiler.cpu_load import cpu_contention
-from vnas.profiler.phases import WarmUp, WarmUpRule
+from vnas.profiler.phases import MAX_DISCARDED, Sampling, WarmUp, WarmUpRule
 from vnas.profiler.telemetry import Snapshot
+
+MANY_FAULTS = 100
+"""A page fault cost about 2 us where it was measured: so many take a fifth of a millisecond or more."""
+
+ABOUT_THE_SAMPLES = (
+    *("noise target missed", "the machine was slowed", "the samples depend", "one process", "too few samples"),
+)
+"""How notes begin that are said anew of the samples of several processes together."""
 
 
 def warmup_notes(warm: WarmUp, rule: WarmUpRule) -> Iterator[str]:
@@ -15,6 +25,39 @@ def warmup_notes(warm: WarmUp, rule: WarmUpRule) -> Iterator[str]:
         yield (
             f"not steady after {warm.iterations} warm-up calls ({warm.seconds:.2g} s): successive windows differ by "
             f"more than {rule.agreement:.0%}; raise max_warmup_seconds = {rule.max_seconds:g}"
+        )
+
+
+def discard_notes(sampling: Sampling) -> Iterator[str]:
+    """Said of samples that were put aside, or would have been had there been others."""
+    if not sampling.valid:
+        yield (
+            f"INVALID: the hardware was slowed down for more than {MAX_DISCARDED:.0%} of the samples; let the device "
+            "cool, or raise its power and cooling limits, and measure again"
+        )
+    yield from slowed_notes(sampling.blocks, sampling.discarded_ms, sampling.always_slowed)
+
+
+def slowed_notes(blocks: Sequence[Block], discarded_ms: Sequence[float], always_slowed: bool) -> Iterator[str]:
+    """What the machine's other state was like."""
+    slowed = sum(block.count for block in blocks if block.discarded == "slowed")
+    if slowed:
+        share = slowed / sum(block.count for block in blocks)
+        yield (
+            f"the machine was slowed for {share:.0%} of the samples (its threads handed work over more than "
+            f"{SLOWED_FACTOR - 1:.0%} slower than at its quietest); they are put aside, their median is "
+            f"{statistics.median(discarded_ms):.4g} ms"
+        )
+    if always_slowed:
+        yield "the machine was slowed nearly all the time, so all samples count; measure again when it is quieter"
+
+
+def fault_notes(page_faults: float | None) -> Iterator[str]:
+    """Said where the allocator gives memory back and takes it again at every call."""
+    if page_faults is not None and page_faults >= MANY_FAULTS:
+        yield (
+            f"{page_faults:.0f} page faults a call: the allocator returns memory to the system and takes it again; "
+            "MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ make it keep it"
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from vnas.profiler.telemetry import Snapshot, decode_reasons
 
@@ -66,6 +66,26 @@ def sees_all_processes() -> bool:
         return False
 
 
+class NvmlEnergy:
+    """The GPU's count of all the energy that it has taken since the driver was loaded. Made by ``Gpu``."""
+
+    source: Literal["nvml"] = "nvml"
+
+    def __init__(self, nvml: ModuleType, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self.reason: str | None = None
+
+    def read_mj(self) -> float | None:
+        """Millijoules; None where NVML does not say, and then ``reason`` is why."""
+        self.reason = None
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:
+            self.reason = f"the GPU's energy counter cannot be read: NVML says {error}"
+            return None
+
+
 class NoTelemetry:
     """Stands in for a GPU that cannot be looked at: every field is None, and the note says why."""
 
@@ -80,6 +100,10 @@ class NoTelemetry:
         """Nothing, and why."""
         return Snapshot(full=False, notes=(self._reason,))
 
+    def energy_counter(self) -> str:
+        """Why there is none."""
+        return f"no energy: {self._reason}"
+
 
 class Gpu:
     """One GPU, or one slice of one, as NVML sees it. Made by ``open_gpu``."""
@@ -89,6 +113,12 @@ class Gpu:
         self._handle = handle
         self._pid = pid
         self._all_visible = all_visible
+        self._policies: tuple[int, ...] | None = None
+
+    def energy_counter(self) -> NvmlEnergy | str:
+        """The counter of the energy taken so far, or the reason why there is none: GPUs before Volta, slices."""
+        counter = NvmlEnergy(self._nvml, self._handle)
+        return counter if counter.read_mj() is not None else f"no energy: {counter.reason}"
 
     def snapshot(self) -> Snapshot:
         """Everything that can be read: some twenty queries, a few milliseconds."""
@@ -144,9 +174,27 @@ class Gpu:
             "temperature_c": reader.read("temperature_c", lambda: _temperature(nvml, handle)),
             "power_w": reader.read("power_w", lambda: float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1e3),
             "event_reasons": reader.read("event_reasons", lambda: decode_reasons(_reasons(nvml, handle))),
+            "throttled_ns": reader.read("throttled_ns", self._throttled_ns),
             "own_process_listed": listed,
             "other_processes": others,
         }
+
+    def _throttled_ns(self) -> int:
+        """Sum of the policies that this GPU keeps time of: always the same ones, so that it can only grow.
+
+        The power limit is left out: it holds a loaded data-centre card down as a matter of course.
+        """
+        nvml = self._nvml
+        wanted = (nvml.NVML_PERF_POLICY_THERMAL, nvml.NVML_PERF_POLICY_BOARD_LIMIT, nvml.NVML_PERF_POLICY_RELIABILITY)
+        times: dict[int, int] = {}
+        for policy in wanted if self._policies is None else self._policies:
+            try:
+                times[policy] = int(nvml.nvmlDeviceGetViolationStatus(self._handle, policy).violationTime)
+            except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument) as error:
+                if self._policies is not None or (policy == wanted[-1] and not times):
+                    raise error
+        self._policies = tuple(times)
+        return sum(times.values())
 
     def _processes(self, reader: _Reader) -> tuple[bool | None, int | None]:
         """Whether this process is listed, and how many others there are for certain."""
@@ -173,14 +221,15 @@ class _Reader:
     """Reads field by field and gathers the reasons for those that cannot be read."""
 
     def __init__(self, nvml: ModuleType) -> None:
-        self._error: type[Exception] = nvml.NVMLError
+        # The second is no NVMLError: a call that the library at hand has under an older name only.
+        self._errors = (nvml.NVMLError, nvml.NVMLLibraryMismatchError)
         self._unread: dict[str, list[str]] = {}
         self._others: list[str] = []
 
     def read(self, field: str, query: Callable[[], T]) -> T | None:
         try:
             return query()
-        except self._error as error:
+        except self._errors as error:
             self._unread.setdefault(str(error), []).append(field)
             return None
 

@@ -1,8 +1,10 @@
 """The protocol of one measurement, over whatever instruments a device has.
 
-    check | warm up | look at the GPU | sample (a glance every half second) | look | host | enqueue | graph | summarise
+    check | warm up | turns of: look | (samples | look)* | host | enqueue | graph | energy | summarise
 
-The main samples come first after the warm-up; what could disturb them (another timer, capturing a graph) comes after.
+A net alone has its turns one after the other. Several nets take them in shuffled rounds, so that drift hits all
+alike. The main samples come first after the warm-up; what could disturb them (another timer, capturing a graph)
+comes after.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ from __future__ import annotations
 import dataclasses
 import gc
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from vnas.errors import MeasurementError
 from vnas.profiler import phases
 from vnas.profiler.cpu_load import cpu_contention
-from vnas.profiler.notes import contention_notes, telemetry_notes, warmup_notes
-from vnas.profiler.phases import Sampling, StoppingRule, Summary, WarmUp, WarmUpRule
+from vnas.profiler.energy import Energy
+from vnas.profiler.looking import CpuLooks, GpuLooks, Pace, Watch
+from vnas.profiler.notes import contention_notes, discard_notes, fault_notes, telemetry_notes, warmup_notes
+from vnas.profiler.phases import Looks, NoLooks, Sampler, Sampling, StoppingRule, Summary, WarmUp, WarmUpRule
 from vnas.profiler.statistics import median_interval
 from vnas.profiler.telemetry import Contention, Snapshot, contention, throttled
 from vnas.profiler.timers import Call, Timer
@@ -27,26 +32,17 @@ from vnas.profiler.timers import Call, Timer
 LAUNCH_BOUND_SHARE = 0.8
 """Share of the GPU time above which the host's enqueue time makes a call launch-bound (trtexec's rule)."""
 
-GLANCE_SECONDS = 0.5
-"""Between two looks at the GPU, and two reports of progress, while sampling."""
-
-LONG_CALL_MS = 100.0
-"""From here on the few milliseconds of a look are no pause that an untimed call would have to make good."""
-
 SIDE_SHARE = 0.2
 """Share of the time limit that each of the other timers (host, enqueue, graph) may use."""
 
+TURN_SECONDS = 0.5
+"""Of one net's turn in a round, at least."""
 
-class Watch(Protocol):
-    """Looks at the device while it is measured."""
+TURN_CALLS = 30
+"""In a turn, at least: the untimed call that begins it then takes no more than a thirtieth."""
 
-    def snapshot(self) -> Snapshot:
-        """Everything that can be read."""
-        ...
-
-    def glance(self) -> Snapshot:
-        """What changes while sampling: clocks, temperature, power, event reasons, processes."""
-        ...
+REPORT_SECONDS = 0.5
+"""Between two reports of progress."""
 
 
 class Load(Protocol):
@@ -68,11 +64,15 @@ class Instruments:
     Attributes:
         main: gives the samples of the result.
         finish: waits until the device is done.
-        host: end-to-end time of the host; None where ``main`` is that already.
-        enqueue: the host's time to launch; None where nothing is launched.
-        capture: makes a replay of the call as one graph, timed by ``main``; None where there are no graphs.
-        watch: telemetry of a GPU; None where there is none.
-        load: of other processes, where a CPU is measured; None elsewhere.
+        host: host end-to-end time, where it is another number.
+        enqueue: the host's share, where it is another number.
+        capture: makes one graph of a call, where the device has such.
+        watch: looks at a GPU.
+        load: counts what others do on the CPUs.
+        pace: times the reference operation on the CPUs.
+        faults: page faults of this process so far.
+        energy: measures the energy of a call, or says why not.
+        sleep: pauses while a GPU cools down.
     """
 
     main: Timer
@@ -82,6 +82,10 @@ class Instruments:
     capture: Callable[[Call], Call] | None = None
     watch: Watch | None = None
     load: Load | None = None
+    pace: Pace | None = None
+    faults: Callable[[], int] | None = None
+    energy: Callable[[Call], Energy | str] | None = None
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,12 @@ class Progress:
     """Where a measurement is: for a progress line.
 
     Attributes:
-        phase: ``check``, ``warm up``, ``sample``, ``host``, ``enqueue`` or ``graph``.
+        phase: ``prepare``, ``check``, ``warm up``, ``sample``, ``host``, ``enqueue``, ``graph`` or ``energy``.
         samples: taken so far in this phase.
         seconds: gone by in this phase.
         median_ms: so far; None before the first sample.
         relative_width: of the interval so far; None before the first sample.
+        name: of the net.
     """
 
     phase: str
@@ -101,6 +106,7 @@ class Progress:
     seconds: float = 0.0
     median_ms: float | None = None
     relative_width: float | None = None
+    name: str = ""
 
 
 Report = Callable[[Progress], None]
@@ -121,110 +127,207 @@ class Findings:
     throttled: bool | None
     contention: Contention
     other_cpus: float | None
+    page_faults: float | None
+    energy: Energy | None
     notes: tuple[str, ...]
+
+
+class Run:
+    """One callable on one device in this process: ``prepare``, ``turn`` until ``done``, ``finish``.
+
+    Args:
+        call: what is measured.
+        instruments: of its device.
+        warmup: when the device is steady.
+        rule: when there are enough samples.
+        report: is told of progress.
+        name: what progress is told under.
+        active: switches that must hold while the call is made.
+        process: number of this process.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        instruments: Instruments,
+        warmup: WarmUpRule,
+        rule: StoppingRule,
+        report: Report | None = None,
+        *,
+        name: str = "",
+        active: Callable[[], AbstractContextManager[object]] = nullcontext,
+        process: int = 0,
+    ) -> None:
+        self.name = name
+        self._call, self._instruments, self._warmup_rule, self._rule = call, instruments, warmup, rule
+        self._report = report
+        self._active = active
+        self._gpu = GpuLooks(instruments.watch, instruments.sleep) if instruments.watch is not None else None
+        self._sampler = Sampler(instruments.main, call, rule, self._looks(), process=process)
+        self._warm: WarmUp | None = None
+        self._faults = 0
+        self._reported = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether there are enough samples."""
+        return self._sampler.stop_reason is not None
+
+    def prepare(self) -> None:
+        """Check and warm up.
+
+        Raises:
+            MeasurementError: the callable raised, or a timer gave a time that cannot be; names the phase.
+        """
+        instruments = self._instruments
+        with self._active(), _no_garbage_collection():
+            self._tell("check")
+            phases.check(self._call, instruments.finish)
+            self._tell("warm up")
+            self._warm = phases.warm_up(instruments.main, self._call, self._warmup_rule)
+        if self._gpu is not None:
+            self._gpu.full()
+        if instruments.load is not None:
+            instruments.load.start()
+
+    def turn(self, after_another: bool = False) -> None:
+        """Sample for one turn.
+
+        Args:
+            after_another: another net had the device since, so an untimed call comes first.
+        """
+        sampler, count_faults = self._sampler, self._instruments.faults
+        with self._active(), _no_garbage_collection():
+            before = count_faults() if count_faults is not None else 0
+            sampler.turn(self._turn_seconds(), after_another)
+            self._faults += (count_faults() if count_faults is not None else 0) - before
+        if self._report is not None and sampler.seconds - self._reported >= REPORT_SECONDS:
+            self._reported = sampler.seconds
+            interval = median_interval(sampler.samples)
+            self._report(
+                Progress(
+                    "sample",
+                    len(sampler.samples),
+                    sampler.seconds,
+                    interval.median,
+                    interval.relative_width,
+                    self.name,
+                )
+            )
+
+    def finish(self) -> Findings:
+        """The other timers, the energy, and the summary.
+
+        Raises:
+            MeasurementError: as in ``prepare``.
+        """
+        assert self._warm is not None
+        instruments, rule = self._instruments, self._rule
+        other_cpus = instruments.load.other_cpus() if instruments.load is not None else None
+        if self._gpu is not None:
+            self._gpu.full()
+        sampling = self._sampler.result()
+        summary = phases.summarise(sampling, rule)
+        with self._active(), _no_garbage_collection():
+            side = dataclasses.replace(
+                rule, min_seconds=0.0, max_samples=rule.min_samples, max_seconds=rule.max_seconds * SIDE_SHARE
+            )
+            host = self._side(instruments.host, side, "host")
+            enqueue = self._side(instruments.enqueue, side, "enqueue")
+            graph, graph_notes = self._graph(side)
+            energy, energy_notes = self._energy()
+        bound = None
+        if enqueue:
+            bound = statistics.median(enqueue) > LAUNCH_BOUND_SHARE * summary.interval.median
+        snapshots = tuple(self._gpu.snapshots) if self._gpu is not None else ()
+        slowed = throttled(snapshots)
+        faults = self._faults / self._sampler.calls if instruments.faults is not None else None
+        if instruments.load is None:
+            contended = contention(snapshots)
+        else:
+            contended = "yes" if sampling.always_slowed else cpu_contention(other_cpus)
+        return Findings(
+            warmup=self._warm,
+            sampling=sampling,
+            summary=summary,
+            host_samples_ms=host,
+            enqueue_samples_ms=enqueue,
+            graph_samples_ms=graph,
+            launch_bound=bound,
+            telemetry=snapshots,
+            throttled=slowed,
+            contention=contended,
+            other_cpus=other_cpus,
+            page_faults=faults,
+            energy=energy,
+            notes=(
+                *warmup_notes(self._warm, self._warmup_rule),
+                *summary.notes,
+                *discard_notes(sampling),
+                *contention_notes(snapshots, other_cpus),
+                *telemetry_notes(snapshots, slowed),
+                *fault_notes(faults),
+                *graph_notes,
+                *energy_notes,
+            ),
+        )
+
+    def _looks(self) -> Looks:
+        if self._gpu is not None:
+            return self._gpu
+        return CpuLooks(self._instruments.pace) if self._instruments.pace is not None else NoLooks()
+
+    def _turn_seconds(self) -> float:
+        samples = self._sampler.samples
+        call_seconds = samples[-1] / 1e3 if samples else 0.0
+        return max(TURN_SECONDS, TURN_CALLS * call_seconds)
+
+    def _tell(self, phase: str) -> None:
+        if self._report is not None:
+            self._report(Progress(phase, name=self.name))
+
+    def _side(self, timer: Timer | None, rule: StoppingRule, phase: str) -> tuple[float, ...]:
+        if timer is None:
+            return ()
+        self._tell(phase)
+        return phases.sample(timer, self._call, rule, phase=phase).samples_ms
+
+    def _graph(self, rule: StoppingRule) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """Samples of the graph's replay, or the reason why there are none: not every callable can be captured."""
+        instruments = self._instruments
+        if instruments.capture is None:
+            return (), ()
+        self._tell("graph")
+        capture = instruments.capture
+        try:
+            replay = phases.guarded(lambda: capture(self._call), "graph")
+            phases.check(replay, instruments.finish, phase="graph")
+            return phases.sample(instruments.main, replay, rule, phase="graph").samples_ms, ()
+        except MeasurementError as error:
+            return (), (f"no graph replay time: {error}",)
+
+    def _energy(self) -> tuple[Energy | None, tuple[str, ...]]:
+        measure_energy = self._instruments.energy
+        if measure_energy is None:
+            return None, ()
+        self._tell("energy")
+        found = phases.guarded(lambda: measure_energy(self._call), "energy")
+        return (None, (found,)) if isinstance(found, str) else (found, ())
 
 
 def run_protocol(
     call: Call, instruments: Instruments, warmup: WarmUpRule, rule: StoppingRule, report: Report | None = None
 ) -> Findings:
-    """All phases, in order.
+    """One callable alone, from check to summary.
 
     Raises:
         MeasurementError: the callable raised, or a timer gave a time that cannot be; names the phase.
     """
-    tell = report if report is not None else lambda progress: None
-    tell(Progress("check"))
-    phases.check(call, instruments.finish)
-    with _no_garbage_collection():
-        tell(Progress("warm up"))
-        warm = phases.warm_up(instruments.main, call, warmup)
-        between = _Between(instruments, report)
-        between.look()
-        if instruments.load is not None:
-            instruments.load.start()
-        sampling = phases.sample(instruments.main, call, rule, between)
-        other_cpus = instruments.load.other_cpus() if instruments.load is not None else None
-        between.look()
-        summary = phases.summarise(sampling, rule)
-        side = dataclasses.replace(
-            rule, min_seconds=0.0, max_samples=rule.min_samples, max_seconds=rule.max_seconds * SIDE_SHARE
-        )
-        host = _side(instruments.host, call, side, "host", tell)
-        enqueue = _side(instruments.enqueue, call, side, "enqueue", tell)
-        graph, graph_notes = _graph(instruments, call, side, tell)
-    bound = None
-    if enqueue:
-        bound = statistics.median(enqueue) > LAUNCH_BOUND_SHARE * summary.interval.median
-    snapshots = tuple(between.snapshots)
-    slowed = throttled(snapshots)
-    return Findings(
-        warmup=warm,
-        sampling=sampling,
-        summary=summary,
-        host_samples_ms=host,
-        enqueue_samples_ms=enqueue,
-        graph_samples_ms=graph,
-        launch_bound=bound,
-        telemetry=snapshots,
-        throttled=slowed,
-        contention=cpu_contention(other_cpus) if instruments.load is not None else contention(snapshots),
-        other_cpus=other_cpus,
-        notes=(
-            *warmup_notes(warm, warmup),
-            *summary.notes,
-            *contention_notes(snapshots, other_cpus),
-            *telemetry_notes(snapshots, slowed),
-            *graph_notes,
-        ),
-    )
-
-
-class _Between:
-    """Called between samples; every ``GLANCE_SECONDS`` it glances at the device and reports progress."""
-
-    def __init__(self, instruments: Instruments, report: Report | None) -> None:
-        self._watch = instruments.watch
-        self._report = report
-        self._due = GLANCE_SECONDS
-        self.snapshots: list[Snapshot] = []
-
-    def look(self) -> None:
-        if self._watch is not None:
-            self.snapshots.append(self._watch.snapshot())
-
-    def __call__(self, samples: Sequence[float], seconds: float) -> bool:
-        if seconds < self._due or (self._watch is None and self._report is None):
-            return False
-        self._due = seconds + GLANCE_SECONDS
-        if self._watch is not None:
-            self.snapshots.append(self._watch.glance())
-        if self._report is not None:
-            interval = median_interval(samples)
-            self._report(Progress("sample", len(samples), seconds, interval.median, interval.relative_width))
-        return samples[-1] < LONG_CALL_MS
-
-
-def _side(timer: Timer | None, call: Call, rule: StoppingRule, phase: str, tell: Report) -> tuple[float, ...]:
-    if timer is None:
-        return ()
-    tell(Progress(phase))
-    return phases.sample(timer, call, rule, phase=phase).samples_ms
-
-
-def _graph(
-    instruments: Instruments, call: Call, rule: StoppingRule, tell: Report
-) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    """Samples of the graph's replay, or the reason why there are none: not every callable can be captured."""
-    if instruments.capture is None:
-        return (), ()
-    tell(Progress("graph"))
-    capture = instruments.capture
-    try:
-        replay = phases.guarded(lambda: capture(call), "graph")
-        phases.check(replay, instruments.finish, phase="graph")
-        return phases.sample(instruments.main, replay, rule, phase="graph").samples_ms, ()
-    except MeasurementError as error:
-        return (), (f"no graph replay time: {error}",)
+    run = Run(call, instruments, warmup, rule, report)
+    run.prepare()
+    while not run.done:
+        run.turn()
+    return run.finish()
 
 
 @contextmanager

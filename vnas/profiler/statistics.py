@@ -78,13 +78,50 @@ def interval_rank(n: int, level: float = 0.95) -> int:
     return rank
 
 
-def median_interval(samples: Sequence[float], level: float = 0.95) -> MedianInterval:
+def dependence(samples: Sequence[float]) -> float:
+    """How many samples are worth one independent sample, for their median: 1.0 where they look independent.
+
+    Successive samples are cut into batches, and the share above the common median is taken in each. Independent
+    samples spread these shares by ``p (1 - p) / m``; drift and spells spread them further, and the ratio of the two
+    is the factor by which the variance of the median grows. It counts only where chance would exceed it in one of
+    two hundred cases, so that independent samples keep their interval.
+
+    Source: batch means, e.g. A. M. Law, Simulation Modeling and Analysis, chapter 9; over an indicator, because the
+    median's variance depends on nothing else (R. R. Bahadur, A note on quantiles in large samples, 1966).
+
+    Args:
+        samples: in the order taken. Fewer than 30 are taken as independent.
+    """
+    n = len(samples)
+    if n < 30:
+        return 1.0
+    batches = min(20, n // 5)
+    size = n // batches
+    median = statistics.median(samples)
+    above = [sample > median for sample in samples[: batches * size]]
+    share = sum(above) / len(above)
+    if share in (0.0, 1.0):
+        return 1.0
+    means = [sum(above[i : i + size]) / size for i in range(0, len(above), size)]
+    ratio = statistics.variance(means) / (share * (1.0 - share) / size)
+    return ratio if ratio > _chance_limit(batches - 1) else 1.0
+
+
+@lru_cache(maxsize=64)
+def _chance_limit(degrees: int) -> float:
+    from scipy.special import chdtri
+
+    return float(chdtri(degrees, 0.005)) / degrees
+
+
+def median_interval(samples: Sequence[float], level: float = 0.95, worth: float = 1.0) -> MedianInterval:
     """Median of the samples and its order-statistic interval.
 
     Args:
         samples: at least one number, in any order.
         level: coverage to reach. With fewer than 6 samples 95 % cannot be reached: the interval is then the
             smallest to the largest sample, and ``level`` of the result says what that covers.
+        worth: samples that are worth one independent one (``dependence``).
 
     Returns:
         MedianInterval, in the unit of the samples.
@@ -93,10 +130,36 @@ def median_interval(samples: Sequence[float], level: float = 0.95) -> MedianInte
         ValueError: no samples, or a level outside (0, 1).
     """
     ordered = sorted(samples)
-    rank = interval_rank(len(ordered), level)
+    n = len(ordered)
+    independent = n if worth <= 1.0 else max(int(n / worth), 1)
+    rank = interval_rank(independent, level)
+    at = rank if independent == n else max(int(rank / (independent + 1) * (n + 1)), 1)
     return MedianInterval(
         median=statistics.median(ordered),
-        low=ordered[rank - 1],
-        high=ordered[-rank],
-        level=coverage(len(ordered), rank),
+        low=ordered[at - 1],
+        high=ordered[-at],
+        level=coverage(independent, rank),
     )
+
+
+def between_processes(medians: Sequence[float], standard_errors: Sequence[float], level: float = 0.95) -> float:
+    """Half width of the interval of another such call's median, as a share of the median.
+
+    With K processes of log medians x and standard deviation s, the difference to the mean of K others is
+    ``t_{K-1} s sqrt(2 / K)`` at most, at the given level. The processes are never taken to agree better than the
+    samples within each of them allow.
+
+    Source: prediction interval of a mean, e.g. G. J. Hahn and W. Q. Meeker, Statistical Intervals, section 4.8.
+
+    Args:
+        medians: one a process, at least two.
+        standard_errors: of each, relative to it, from the samples within the process.
+        level: of the interval.
+    """
+    from scipy.special import stdtrit
+
+    count = len(medians)
+    logs = [math.log(median) for median in medians]
+    within = statistics.fmean(error * error for error in standard_errors)
+    spread = math.sqrt(max(statistics.variance(logs), within))
+    return float(stdtrit(count - 1, (1.0 + level) / 2.0)) * spread * math.sqrt(2.0 / count)

@@ -4,8 +4,10 @@
     timm:resnet50                    timm.create_model, without pretrained weights
     torchvision:shufflenet_v2_x1_5   torchvision.models.get_model, without weights
     FILE.json                        the fused net of an architecture
-    package.module:function          called with no arguments; returns what is called with one batch of images
+    package.module:function          called with no arguments; returns what is called with one batch of images, or
+                                     (what is called, its inputs) for a net that takes anything else
 
+The images of such a function's net have three channels; for more or fewer it gives its own inputs.
 ``vnas.nets`` is reached by its name only when a VanillaNet is asked for: the rest of this package works without it.
 """
 
@@ -16,12 +18,31 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vnas.errors import MissingExtraError, UsageError, nearest
 
+if TYPE_CHECKING:
+    import torch
+
+IMAGE_SEED = 0
+"""Every net gets the same images; they are noise, since no latency here depends on what they show."""
+
 DEFAULT_IMAGE_SIZE = 224
 FORMS = "vanillanet_5, timm:resnet50, torchvision:resnet50, an architecture FILE.json, or package.module:function"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A net, and what it is called with.
+
+    Attributes:
+        callable: on the CPU; a module in eval mode.
+        inputs: its positional arguments, on the CPU; None where it takes one batch of images.
+    """
+
+    callable: Callable[..., object]
+    inputs: tuple[object, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,14 +54,51 @@ class Target:
         form: ``fused`` for this project's nets, ``eval`` for others' modules, ``callable`` for a function's.
         in_chans: channels of the images it takes.
         image_size: height and width of the images.
-        build: makes the net, on the CPU; modules come in eval mode.
+        create: makes the net, on the CPU.
     """
 
     name: str
     form: str
     in_chans: int
     image_size: int
-    build: Callable[[], Callable[..., object]]
+    create: Callable[[], Built]
+
+    def build(self) -> Callable[..., object]:
+        """The net alone, on the CPU; modules are in eval mode."""
+        return self.create().callable
+
+
+def materialise(
+    target: Target, batch: int, device: str | torch.device
+) -> tuple[Callable[..., object], tuple[object, ...]]:
+    """The net of a target and its inputs, on a device.
+
+    Args:
+        target: its function's own inputs, where it gives some; else images of its size.
+        batch: images a call.
+        device: where both go.
+
+    Returns:
+        The callable and its positional arguments: ``(images,)`` of shape (B, C, H, W), or what the function gave.
+
+    Raises:
+        UsageError: the net cannot be built, or brings inputs of its own and a batch is asked for as well.
+    """
+    import torch
+
+    from vnas.profiler.runtimes.precision import mapped
+
+    built = target.create()
+    net = built.callable
+    if built.inputs is not None and batch != 1:
+        raise UsageError(f"{target.name} brings inputs of its own; leave out --batch {batch}")
+    inputs = built.inputs
+    if inputs is None:
+        shape = (batch, target.in_chans, target.image_size, target.image_size)
+        inputs = (torch.randn(shape, generator=torch.Generator().manual_seed(IMAGE_SEED)),)  # (B, C, H, W)
+    if isinstance(net, torch.nn.Module):
+        net = net.to(device)
+    return net, mapped(inputs, lambda tensor: tensor.to(device))
 
 
 def find_target(text: str, image_size: int | None = None) -> Target:
@@ -68,7 +126,7 @@ def find_target(text: str, image_size: int | None = None) -> Target:
         return _from_timm(text, rest, size)
     if source == "torchvision":
         return _from_torchvision(text, rest, size)
-    return _from_function(text, source, rest, size)
+    return _from_function(text, source, rest, image_size)
 
 
 def _nets() -> Any:
@@ -76,11 +134,10 @@ def _nets() -> Any:
 
 
 def _fused(name: str, architecture: Any) -> Target:
-    def build() -> Callable[..., object]:
-        net: Callable[..., object] = _nets().FusedVanillaNet(architecture).eval()
-        return net
+    def create() -> Built:
+        return Built(_nets().FusedVanillaNet(architecture).eval())
 
-    return Target(name, "fused", architecture.in_chans, architecture.image_size, build)
+    return Target(name, "fused", architecture.in_chans, architecture.image_size, create)
 
 
 def _from_file(text: str, image_size: int | None) -> Target:
@@ -104,11 +161,10 @@ def _from_timm(text: str, model: str, image_size: int) -> Target:
     fixed = config is not None and config.fixed_input_size and config.input_size[-1] != image_size
     options = {"img_size": image_size} if fixed else {}
 
-    def build() -> Callable[..., object]:
-        net: Callable[..., object] = timm.create_model(model, pretrained=False, **options).eval()
-        return net
+    def create() -> Built:
+        return Built(timm.create_model(model, pretrained=False, **options).eval())
 
-    return Target(text, "eval", 3, image_size, build)
+    return Target(text, "eval", 3, image_size, create)
 
 
 def _from_torchvision(text: str, model: str, image_size: int) -> Target:
@@ -117,14 +173,13 @@ def _from_torchvision(text: str, model: str, image_size: int) -> Target:
     if model not in known:
         raise UsageError(f"torchvision has no classification model {model!r}.{nearest(model, known)}")
 
-    def build() -> Callable[..., object]:
-        net: Callable[..., object] = models.get_model(model, weights=None).eval()
-        return net
+    def create() -> Built:
+        return Built(models.get_model(model, weights=None).eval())
 
-    return Target(text, "eval", 3, image_size, build)
+    return Target(text, "eval", 3, image_size, create)
 
 
-def _from_function(text: str, module: str, function: str, image_size: int) -> Target:
+def _from_function(text: str, module: str, function: str, image_size: int | None) -> Target:
     try:
         home = importlib.import_module(module)
     except ImportError as error:
@@ -133,19 +188,39 @@ def _from_function(text: str, module: str, function: str, image_size: int) -> Ta
     if not callable(made):
         raise UsageError(f"NET {text!r}: {module} has no function {function!r}.{nearest(function, vars(home))}")
 
-    def build() -> Callable[..., object]:
+    def create() -> Built:
         try:
-            net = made()
+            built = _built(text, made())
+        except UsageError:
+            raise
         except Exception as error:
             raise UsageError(f"{text} raised {type(error).__name__}: {error}") from error
-        if not callable(net):
-            raise UsageError(f"{text} returned a {type(net).__name__}; it must return something that can be called")
-        if hasattr(net, "eval") and hasattr(net, "training"):
-            net.eval()
-        called: Callable[..., object] = net
-        return called
+        if built.inputs is not None and image_size is not None:
+            raise UsageError(f"{text} brings inputs of its own; leave out --image-size {image_size}")
+        return built
 
-    return Target(text, "callable", 3, image_size, build)
+    return Target(text, "callable", 3, DEFAULT_IMAGE_SIZE if image_size is None else image_size, create)
+
+
+def _built(text: str, made: object) -> Built:
+    """What a function returned: something to call, or that and a tuple of inputs."""
+    net, inputs = made, None
+    if isinstance(made, tuple) and len(made) == 2:
+        net, inputs = made
+        if not isinstance(inputs, (tuple, list)):
+            raise UsageError(
+                f"{text} returned inputs of type {type(inputs).__name__}; "
+                "it must return (callable, inputs), inputs being a tuple of tensors, e.g. (net, (tokens,))"
+            )
+        inputs = tuple(inputs)
+    if not callable(net):
+        raise UsageError(
+            f"{text} returned a {type(net).__name__}; it must return something that can be called, "
+            "or that and a tuple of its inputs"
+        )
+    if hasattr(net, "eval") and hasattr(net, "training"):
+        net.eval()
+    return Built(net, inputs)
 
 
 def _library(name: str) -> Any:

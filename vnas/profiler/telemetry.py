@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,8 @@ class Snapshot:
         power_w: drawn now.
         power_limit_w: enforced limit.
         event_reasons: why the clocks are not higher, by name; empty is: no reason.
+        throttled_ns: for how long thermal, reliability or hardware limits have held the clocks down, so far; the
+            difference of two looks tells what happened between them.
         utilisation_percent: share of the last sampling period in which a kernel ran.
         memory_used_mib: of the whole device, by all processes.
         memory_total_mib: of the whole device.
@@ -66,6 +69,7 @@ class Snapshot:
     power_w: float | None = None
     power_limit_w: float | None = None
     event_reasons: tuple[str, ...] | None = None
+    throttled_ns: int | None = None
     utilisation_percent: int | None = None
     memory_used_mib: int | None = None
     memory_total_mib: int | None = None
@@ -79,11 +83,24 @@ class Snapshot:
 
 
 def throttled(snapshots: Sequence[Snapshot]) -> bool | None:
-    """Whether any look saw the hardware slow down; False only if every look could tell, else None."""
-    reasons = [snapshot.event_reasons for snapshot in snapshots]
-    if any(THROTTLING.intersection(seen) for seen in reasons if seen is not None):
+    """Whether any look saw the hardware slow down, or two that it had; False only if all could tell, else None."""
+    if any(slowed_now(snapshot) for snapshot in snapshots):
         return True
-    return False if reasons and None not in reasons else None
+    if any(slowed_between(before, after) for before, after in itertools.pairwise(snapshots)):
+        return True
+    return False if snapshots and all(snapshot.event_reasons is not None for snapshot in snapshots) else None
+
+
+def slowed_now(snapshot: Snapshot) -> bool:
+    """Whether this look sees the hardware slow down."""
+    return bool(THROTTLING.intersection(snapshot.event_reasons or ()))
+
+
+def slowed_between(before: Snapshot, after: Snapshot) -> bool:
+    """Whether the hardware slowed down at any time from one look to the next."""
+    if before.throttled_ns is None or after.throttled_ns is None:
+        return False
+    return after.throttled_ns > before.throttled_ns
 
 
 def contention(snapshots: Sequence[Snapshot]) -> Contention:

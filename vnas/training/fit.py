@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from vnas.config import TrainingConfig
 from vnas.errors import ArchitectureError, NonFiniteLossError
 from vnas.nets import Architecture, VanillaNet, build, fuse, merge
+from vnas.profiler.lock import device_lock, lock_key
 from vnas.training.anneal import slopes
 from vnas.training.data import Data
 from vnas.training.loaders import Loader
@@ -75,12 +77,15 @@ def fit(
 
 
 def evaluate(net: nn.Module, loader: Loader, device: torch.device) -> float:
-    """Top-1 accuracy in percent, in eval mode and float32; the net's mode is put back."""
+    """Top-1 accuracy in percent, in eval mode and float32; the net's mode is put back.
+
+    Waits while the device is being measured, as training does before each epoch.
+    """
     was_training = net.training
     net.eval()
     hits = torch.zeros((), dtype=torch.long, device=device)
     count = 0
-    with torch.inference_mode():
+    with device_lock(lock_key(device), exclusive=False), torch.inference_mode():
         for images, labels in loader:
             hits += (net(images).argmax(1) == labels).sum()
             count += len(labels)
@@ -130,12 +135,16 @@ class _Run:
         return None if self._config.ema_decay is None else ModelEmaV3(net, self._config.ema_decay, use_warmup=True)
 
     def result(self, validation: Loader) -> TrainingResult:
-        curve = tuple(self._epoch(epoch) for epoch in range(self._config.epochs))
+        curve = []
+        for epoch in range(self._config.epochs):
+            with self._share():
+                curve.append(self._epoch(epoch))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         seconds = self._seconds()
         net = self._averaged()
-        reestimate_norms(net, self._loader, _NORM_BATCHES)
+        with self._share():
+            reestimate_norms(net, self._loader, _NORM_BATCHES)
         fused = fuse(net)
         return TrainingResult(
             val_top1=evaluate(fused, validation, self._device),
@@ -145,13 +154,20 @@ class _Run:
             steps=self._total,
             seconds=seconds,
             images_per_second=self._images / seconds,
-            curve=curve,
+            curve=tuple(curve),
             pipeline=self._loader.pipeline,
             pipeline_reason=self._loader.reason,
             ema=self._ema is not None,
             merged_at=self._merged_at,
             fused=fused,
         )
+
+    @contextmanager
+    def _share(self) -> Iterator[None]:
+        asked = time.perf_counter()
+        with device_lock(lock_key(self._device), exclusive=False):
+            self._began += time.perf_counter() - asked  # to wait until a measurement is over is not to train
+            yield
 
     def _epoch(self, epoch: int) -> EpochRecord:
         per_epoch = len(self._loader)

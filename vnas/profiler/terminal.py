@@ -1,0 +1,107 @@
+"""What the command shows: the device, where it is, a line a net, tables, and the notes under them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from vnas.profiler.lines import aligned, columns, measurement_row
+from vnas.profiler.protocol import Progress
+from vnas.profiler.results import Entry
+
+if TYPE_CHECKING:
+    import torch
+
+CLEAR = "\r\x1b[K"
+"""Back to the start of the line, and what is on it away."""
+
+
+class Terminal:
+    """Lines on standard output, and on a terminal one line of progress on standard error that is written over.
+
+    Args:
+        out: takes the results.
+        err: takes progress, where it is a terminal, and errors.
+    """
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self._err = sys.stderr if err is None else err
+        self._progressing = False
+
+    def say(self, *lines: str) -> None:
+        """Results."""
+        self._clear()
+        self._out.write("".join(f"{line}\n" for line in lines))
+        self._out.flush()
+
+    def complain(self, line: str) -> None:
+        """An error."""
+        self._clear()
+        self._err.write(f"{line}\n")
+        self._err.flush()
+
+    def progress(self, processes: int) -> Callable[[int, Progress], None] | None:
+        """For ``replicate``; None where nobody watches."""
+        if not self._err.isatty():
+            return None
+
+        def report(process: int, where: Progress) -> None:
+            self._err.write(f"{CLEAR}{progress_text(process, processes, where)}\r")
+            self._err.flush()
+            self._progressing = True
+
+        return report
+
+    def _clear(self) -> None:
+        if self._progressing:
+            self._err.write(CLEAR)
+            self._err.flush()
+            self._progressing = False
+
+
+def progress_text(process: int, processes: int, where: Progress) -> str:
+    """Process, net, phase, and the median so far."""
+    text = f"process {process + 1} of {processes}: {f'{where.name} {where.phase}'.strip()}"
+    if where.median_ms is None or where.relative_width is None:
+        return text
+    return f"{text}, {where.samples} samples, {where.median_ms:.3f} ms, interval {where.relative_width:.1%}"
+
+
+def device_line(device: torch.device, threads: int | None) -> str:
+    """Name, kind and identity of the device; on the CPU how many threads will work."""
+    import torch
+
+    from vnas.profiler.devices import cuda_uuid
+    from vnas.profiler.environment import cpu_kind
+
+    if device.type == "cuda":
+        return f"device: {device} ({torch.cuda.get_device_name(device)}, {cuda_uuid(device.index)})"
+    return f"device: cpu ({cpu_kind()}; torch threads: {threads or torch.get_num_threads()})"
+
+
+def summary(entries: Sequence[Entry]) -> list[str]:
+    """The table, and under it each note with the nets that it is about."""
+    names = columns([entry.measurement for entry in entries])
+    rows = [measurement_row(entry.net, entry.form, entry.measurement, names) for entry in entries]
+    notes = [(entry_label(entry, entries), note) for entry in entries for note in entry.measurement.notes]
+    return ["", *aligned(names, rows), "", *grouped("note", notes, len(entries))]
+
+
+def entry_label(entry: Entry, among: Sequence[Entry]) -> str:
+    """The net's name, with its runtime and precision where others of that name are ``among`` the entries."""
+    if sum(other.net == entry.net for other in among) == 1:
+        return entry.net
+    return " ".join(filter(None, (entry.net, entry.measurement.runtime, entry.measurement.precision)))
+
+
+def grouped(word: str, said: Iterable[tuple[str, str]], everybody: int) -> list[str]:
+    """One line for each thing said, with the names it was said of; ``all`` where that is everybody."""
+    about: dict[str, list[str]] = {}
+    for name, text in said:
+        about.setdefault(text, []).append(name)
+    return [
+        f"{word} ({'all' if len(names) == everybody > 1 else ', '.join(names)}): {text}"
+        for text, names in about.items()
+    ]
