@@ -6,7 +6,8 @@
 
 Each protocol measures each net in fresh processes, ``--repeats`` times, in shuffled order, and is given the same
 seconds of measuring a net. vnas is one call for all nets (three fresh processes that measure them in interleaved
-rounds, a third of the seconds each); the others measure one net in one process, as their users do:
+rounds, a third of the seconds each); the others measure one net in one process, as their users do (with --together
+all nets one after the other in one process, which saves half of the time on a GPU):
 
     timm            benchmark.py: 10 warm-up calls, mean; of the 40 calls it makes by default, and of the seconds
     VanillaNet      the official speed test: 5 warm-up calls, mean of 1,000 calls or as many as the seconds hold
@@ -62,44 +63,49 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=9.0, help="of measuring a net, for each protocol (9)")
     parser.add_argument("--repeats", type=int, default=7, help="answers of each protocol (7)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="start no further repeat after so long")
+    parser.add_argument("--minutes", type=float, help="start no repeat that would not end within so long")
+    parser.add_argument("--together", action="store_true", help="one process a protocol, not one a net")
     parser.add_argument("--out", type=Path, help="file for the table (benchmarks/results/profiler_repeatability...md)")
     parser.add_argument("--answers", type=Path, help="file for every answer, as JSON")
-    parser.add_argument("--child", nargs=2, metavar=("PROTOCOL", "NET"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, metavar=("PROTOCOL", "NETS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     device = "cpu" if options.gpu is None else f"cuda:{options.gpu}"
     if options.child:
-        print(json.dumps(child(*options.child, device, options.seconds)))
+        protocol, nets = options.child
+        print(json.dumps([child(protocol, net, device, options.seconds) for net in nets.split(",")]))
         return 0
     out = options.out or RESULTS / f"profiler_repeatability{'' if options.gpu is None else '_gpu'}.md"
-    answers, done = collect(device, options)
-    if options.answers:
-        options.answers.write_text(json.dumps([vars(answer) for answer in answers]), encoding="utf-8")
-    text = report(answers, device, options, done)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    answers: list[Answer] = []
+    began = time.monotonic()
+    for repeat in range(options.repeats):
+        passed = time.monotonic() - began
+        if options.minutes is not None and repeat and passed * (repeat + 1) / repeat > 60 * options.minutes:
+            break
+        answers += ask(repeat, device, options)
+        # After every repeat, so that a run that is cut short leaves what it found.
+        if options.answers:
+            options.answers.write_text(json.dumps([vars(answer) for answer in answers]), encoding="utf-8")
+        text = report(answers, device, options, repeat + 1)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
     print(text)
     return 0
 
 
-def collect(device: str, options: argparse.Namespace) -> tuple[list[Answer], int]:
-    """Every protocol asked again and again, in shuffled order within each repeat."""
-    order = random.Random(options.seed)
+def ask(repeat: int, device: str, options: argparse.Namespace) -> list[Answer]:
+    """Every protocol once, in shuffled order."""
+    groups = [NETS] if options.together else [(net,) for net in NETS]
+    tasks: list[tuple[str, tuple[str, ...]]] = [(OURS, NETS)]
+    tasks += [(protocol, nets) for protocol in protocols(device) for nets in groups]
+    random.Random(f"{options.seed}/{repeat}").shuffle(tasks)
     answers: list[Answer] = []
-    began = time.monotonic()
-    for repeat in range(options.repeats):
-        if options.minutes is not None and time.monotonic() - began > 60 * options.minutes:
-            return answers, repeat
-        tasks: list[tuple[str, str | None]] = [(OURS, None)]
-        tasks += [(protocol, net) for protocol in protocols(device) for net in NETS]
-        order.shuffle(tasks)
-        for protocol, net in tasks:
-            found = ours(device, options.seconds, repeat) if net is None else [theirs(protocol, net, device, options)]
-            answers += found
-            for answer in found:
-                line = f"{answer.protocol:<16} {answer.net:<28} {answer.ms:8.3f} ms"
-                print(f"[{repeat + 1}/{options.repeats}] {line}", file=sys.stderr, flush=True)
-    return answers, options.repeats
+    for protocol, nets in tasks:
+        found = ours(device, options.seconds, repeat) if protocol == OURS else theirs(protocol, nets, device, options)
+        for answer in found:
+            line = f"{answer.protocol:<16} {answer.net:<28} {answer.ms:8.3f} ms"
+            print(f"[{repeat + 1}/{options.repeats}] {line}", file=sys.stderr, flush=True)
+        answers += found
+    return answers
 
 
 def protocols(device: str) -> list[str]:
@@ -123,13 +129,13 @@ def ours(device: str, seconds: float, seed: int) -> list[Answer]:
     ]
 
 
-def theirs(protocol: str, net: str, device: str, options: argparse.Namespace) -> Answer:
-    """One protocol, one net, one fresh process."""
-    command = [sys.executable, __file__, "--child", protocol, net, "--seconds", str(options.seconds)]
+def theirs(protocol: str, nets: tuple[str, ...], device: str, options: argparse.Namespace) -> list[Answer]:
+    """One protocol in one fresh process."""
+    command = [sys.executable, __file__, "--child", protocol, ",".join(nets), "--seconds", str(options.seconds)]
     if options.gpu is not None:
         command += ["--gpu", str(options.gpu)]
-    ms, low, high = json.loads(run(command).splitlines()[-1])
-    return Answer(protocol, net, ms, low, high)
+    found = json.loads(run(command).splitlines()[-1])
+    return [Answer(protocol, net, *numbers) for net, numbers in zip(nets, found, strict=True)]
 
 
 def run(command: list[str]) -> str:
@@ -237,7 +243,7 @@ def report(answers: list[Answer], device: str, options: argparse.Namespace, repe
             "",
             f"{machine(device)}, {datetime.datetime.now(datetime.UTC).date()}. {repeats} answers of each protocol, "
             f"{options.seconds:g} s of measuring a net each, batch 1, {IMAGE_SIZE} px. Command: "
-            f"`python benchmarks/profiler_repeatability.py{'' if options.gpu is None else f' --gpu {options.gpu}'}`",
+            f"`{' '.join(['python', 'benchmarks/profiler_repeatability.py', *sys.argv[1:]])}`",
             "",
         ]
     )

@@ -230,7 +230,7 @@ status nvmlDeviceGetEccMode(device handle, int *current, int *pending) {
   return SUCCESS;
 }
 
-/* Policies of nvml.h: 0 power, 1 thermal, 3 board limit, 5 reliability. */
+/* Policies of nvml.h: 0 power, 1 thermal, 3 board limit. */
 struct violation { unsigned long long reference_us, violation_ns; };
 status nvmlDeviceGetViolationStatus(device handle, int policy, struct violation *out) {
   static int calls[16];

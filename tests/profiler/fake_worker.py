@@ -1,7 +1,7 @@
 """A worker that measures nothing: it reads a plan and does what the nets' names say.
 
-A net is ``MEDIAN[;DEED[=DETAIL][@PROCESS]]``: ``3.5`` answers with that median, ``3.5;die=9@1`` dies of signal 9 in
-process 1. Arguments: a file that every plan is added to, and one with a measurement to answer with.
+A net is ``MEDIAN[;DEED[=DETAIL][@PROCESS or RUNTIME]]``: ``3.5`` answers with that median, ``3.5;die=9@1`` dies of
+signal 9 in process 1. Arguments: a file that every plan is added to, and one with a measurement to answer with.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def say(line: str) -> None:
 def answer(cell: dict[str, object], plan: dict[str, object], template: dict[str, object]) -> dict[str, object]:
     median, *behaviours = str(cell["net"]).split(";")
     for behaviour in behaviours:
-        deed, _, process = behaviour.partition("@")
-        if process and int(process) != plan["process"]:
+        deed, _, where = behaviour.partition("@")
+        if where and where not in (str(plan["process"]), cell["runtime"]):
             continue
         what, _, detail = deed.partition("=")
         if what == "silent":

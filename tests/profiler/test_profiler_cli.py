@@ -27,6 +27,8 @@ from vnas.profiler.targets import Target, find_target
 from vnas.profiler.terminal import Terminal, grouped, progress_text
 
 HERE = "profiler_callables"
+EAGER_FIRST = "0"
+"""A seed that puts the first of two runtimes first in process 0."""
 
 
 def run(*arguments: str) -> int:
@@ -142,6 +144,17 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(
     )
     assert "3.0;hang@1" in captured.out
     assert [entry.measurement.processes for entry in read_json(path)] == [1, 1]
+
+
+def test_an_interrupt_tells_how_many_were_complete(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        wait_until(lambda: any(cell["runtime"] == "channels_last" for plan in fake.plans for cell in plan["cells"]))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    ways = ["--runtime", "eager,channels_last", "--processes", "1", "--seed", EAGER_FIRST]
+    assert run("2.0;hang@channels_last", *ways) == 130
+    assert capsys.readouterr().err == "interrupted: 1 of 2 measurements were complete\n"
 
 
 def test_what_is_done_is_in_the_file_after_every_process(

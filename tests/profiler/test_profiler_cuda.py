@@ -78,6 +78,7 @@ class Card(SimulatedGpu):
             "device_count": lambda: 1,
             "get_device_name": lambda device: "A Card",
             "get_device_properties": lambda index: SimpleNamespace(uuid=UUID),
+            "get_device_capability": lambda index=None: (9, 0),
             "device": lambda device: nullcontext(),
             "Event": event,
             "current_stream": lambda device: card.stream,

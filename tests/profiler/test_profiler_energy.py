@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,7 +13,7 @@ from simulated_energy import SimulatedCounter, SimulatedDevice
 
 from vnas.errors import UsageError
 from vnas.profiler.energy import Energy, IdlePower, energy_of_window, idle_power, measure_energy
-from vnas.profiler.energy_readings import Reading
+from vnas.profiler.energy_readings import Reading, busy_readings
 
 
 def measured(
@@ -79,11 +80,37 @@ def test_a_cpus_intervals_hold_the_truth(
 
 
 def test_the_host_reads_seldom_and_the_queue_stays_short() -> None:
-    device = SimulatedDevice(call_seconds=2e-4)
+    device = SimulatedDevice(call_seconds=2e-5)  # five calls for as long as a reading takes
     assert isinstance(measured(device), Energy)
     assert device.reads < 1.1 * device.now / 0.01
     assert device.longest_queue < 0.03
-    assert device.busy[-1][0] < device.busy[-1][1] - 5  # the whole window without a pause
+    assert device.busy[-1][1] - device.busy[-1][0] > 5.3  # the whole window without a pause
+
+
+@pytest.mark.parametrize("read_seconds", [1e-4, 5e-3])
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_calls_are_counted_at_both_ends_of_a_reading(read_seconds: float, asynchronous: bool) -> None:
+    device = SimulatedDevice(call_seconds=1e-3, read_seconds=read_seconds, asynchronous=asynchronous)
+    counter = SimulatedCounter(device, "nvml" if asynchronous else "rapl")
+    for reading in itertools.islice(busy_readings(device.call, device.finish, counter, device.clock), 50):  # type: ignore[arg-type]
+        assert isinstance(reading, Reading)
+        over_at_the_end = sum(min(end, reading.end) - start for start, end in device.busy) / device.call_seconds
+        assert over_at_the_end <= reading.begun + 1e-6
+        assert reading.begun == device.calls
+        assert reading.begun - reading.done == pytest.approx(
+            (device.busy[-1][1] - reading.begin) / device.call_seconds if asynchronous else 0, abs=1e-6
+        )
+
+
+def test_the_first_moments_under_load_do_not_count() -> None:
+    class Surging(SimulatedDevice):
+        def energy_mj(self, now: float) -> float:
+            surged = min(max(now - self.busy[1][0], 0.0), 0.4) if self.calls else 0.0
+            return super().energy_mj(now) + 1e6 * surged
+
+    found = measured(Surging(), 1.0)
+    assert isinstance(found, Energy)
+    assert covers(found.gross_interval_mj, 300.0)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])

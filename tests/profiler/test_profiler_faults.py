@@ -26,15 +26,15 @@ def test_throttling_that_begins_between_looks(with_nvml: RunWithNvml) -> None:
 
 
 def test_throttling_that_no_look_sees_is_in_the_violation_times(with_nvml: RunWithNvml) -> None:
-    # thermal, board limit and reliability count; power, sync boost and low utilisation do not
+    # thermal and board limit count; power, sync boost, low utilisation and reliability do not
     before, after = with_nvml(
         looks(2),
         uuids="GPU-aaa",
         pids="41",
         violations="0=7,1=10,2=7,3=200,4=7,5=3000",
-        violations_after="1:0=9000000,1=40,2=9000000,3=200,4=9000000,5=3000",
+        violations_after="1:0=9000000,1=40,2=9000000,3=200,4=9000000,5=9000000",
     )
-    assert (before["throttled_ns"], after["throttled_ns"]) == (3210, 3240)
+    assert (before["throttled_ns"], after["throttled_ns"]) == (210, 240)
     assert before["notes"] == after["notes"] == []
 
 
@@ -63,6 +63,14 @@ def test_no_permission_for_violation_times(with_nvml: RunWithNvml) -> None:
     (seen,) = with_nvml(looks(1), uuids="GPU-aaa", pids="41", fail="nvmlDeviceGetViolationStatus=4")
     assert seen["throttled_ns"] is None
     assert seen["notes"] == ["throttled_ns: NVML says Insufficient Permissions"]
+
+
+def test_a_fault_at_the_first_look_drops_no_policy(with_nvml: RunWithNvml) -> None:
+    first, second = with_nvml(
+        looks(2), uuids="GPU-aaa", pids="41", violations="1=10,3=5,5=1",
+        fail_after="0:nvmlDeviceGetViolationStatus=15;1:nvmlInitWithFlags=1",
+    )  # fmt: skip
+    assert (first["throttled_ns"], second["throttled_ns"]) == (None, 15)
 
 
 def test_a_foreign_process_that_appears(with_nvml: RunWithNvml) -> None:
@@ -200,3 +208,51 @@ print(json.dumps(seen))
 """
     seen = with_nvml(script, uuids="GPU-aaa", energy_mw="1000000", energy_refresh_ms="10")
     assert {(after - before) % 10_000 for before, after in itertools.pairwise(seen)} == {0.0}
+
+
+# The whole way: ``measure`` on a card of arithmetic, its telemetry by the real pynvml from the stand-in.
+MEASURED = """
+import json, time
+import pytest
+from test_profiler_cuda import Card
+from vnas.profiler import cuda, measure
+from vnas.profiler.nvml import open_gpu
+
+with pytest.MonkeyPatch.context() as patch:
+    card = Card()
+    card.put_in_place(patch)
+    patch.setattr(cuda, "open_gpu", lambda uuid: open_gpu(uuid, pid=41, all_visible=True))
+    def call():
+        time.sleep(0.01)
+        card.call()
+    card.refuse = True  # a graph of it makes no sense
+    found = measure(call, device="cuda:0", min_samples=50, min_seconds=2.2, max_seconds=2.6, max_warmup_seconds=0.1)
+print(json.dumps({
+    "discarded": [block.discarded for block in found.blocks],
+    "valid": found.valid, "throttled": found.throttled, "contention": found.contention,
+    "median_ms": found.median_ms, "uuid": found.environment.device_id, "notes": found.notes,
+    "clocks": [look.sm_clock_mhz for look in found.telemetry],
+}))
+"""
+
+
+def test_a_measurement_through_throttling_a_foreign_process_and_the_loss_of_nvml(with_nvml: RunWithNvml) -> None:
+    seen = with_nvml(
+        MEASURED,
+        uuids="GPU-00000000-1111-2222-3333-444444444444",
+        pids="41",
+        # Look 0 is the full one, 1 begins the turn, then one each half second of sampling.
+        reasons_after="2:0x40;3:0",
+        pids_after="3:41,42;4:41",
+        fail_after="5:nvmlDeviceGetClockInfo=15",
+    )
+    assert seen["discarded"][:4] == ["throttled", "throttled", None, None]
+    assert (seen["valid"], seen["throttled"], seen["contention"]) == (True, True, "yes")
+    assert seen["median_ms"] == pytest.approx(0.102)
+    assert seen["uuid"] == "GPU-00000000-1111-2222-3333-444444444444"
+    notes = "\n".join(seen["notes"])
+    assert "throttled while sampling: clocks event reasons hw_thermal_slowdown" in notes
+    assert "contention: up to 1 other compute processes were on the GPU" in notes
+    assert "NVML says GPU is lost" in notes
+    assert seen["clocks"][0] == 1410
+    assert seen["clocks"][-1] is None

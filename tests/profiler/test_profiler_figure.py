@@ -16,8 +16,8 @@ from result_examples import an_entry, elsewhere
 from vnas.errors import MissingExtraError, UsageError
 from vnas.profiler.blocks import Block
 from vnas.profiler.figure import (
-    ASIDE_UP_TO,
     MOST_MARKS,
+    STRETCH,
     STYLE,
     caption_lines,
     check_suffix,
@@ -121,6 +121,16 @@ def test_the_interval_of_the_median_is_drawn_in_both_panels() -> None:
         assert low <= ends[0] < ends[1] <= high
 
 
+@pytest.mark.parametrize("slowest", [20.0, 200.0])
+def test_an_interval_that_says_nothing_does_not_press_the_rest_flat(slowest: float) -> None:
+    wide = noisy(10.0, interval_ms=(0.001, 50_000.0))
+    left, right = panels(figure_of([wide, noisy(slowest, net="b")]))
+    assert left.get_xlim()[0] == (0.0 if slowest == 20.0 else pytest.approx(10.0 / 1.6 / 1.1, rel=0.01))
+    assert left.get_xlim()[1] < 1.3 * slowest
+    assert right.get_xlim()[0] > -70.0
+    assert right.get_xlim()[1] < 70.0
+
+
 def test_samples_put_aside_are_marks_apart_and_not_too_many() -> None:
     _, right = panels(figure_of([slowed(10.0, 1000)]))
     (marks,) = [c for c in right.collections if len(c.get_offsets()) == MOST_MARKS]
@@ -205,5 +215,5 @@ def test_the_frame_holds_intervals_but_no_single_outlier() -> None:
     assert -4.0 < low <= -3.0
     assert 3.5 < high < 6.0
     assert frame([row], [np.full(9, 20.0)], [-3.0, 2.0])[1] > 20.0
-    assert frame([row], [np.full(9, 900.0)], [-3.0, 2.0])[1] < ASIDE_UP_TO + 5.0
+    assert frame([row], [np.full(9, 900.0)], [-3.0, 2.0])[1] < STRETCH + 5.0
     assert frame([np.zeros(3)], [np.array([])], [0.0, 0.0]) == (-0.5, 0.5)

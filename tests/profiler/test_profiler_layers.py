@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import math
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +21,7 @@ from vnas.profiler.layer_table import COLUMNS, GPU_COLUMNS, LayerBreakdown, Laye
 from vnas.profiler.layer_timing import ClockMarks, EventMarks, Trace, Tracer
 from vnas.profiler.layer_turns import middle_half
 from vnas.profiler.layers import layer_breakdown
+from vnas.profiler.lock import Held
 
 MS = 1_000_000  # nanoseconds
 
@@ -361,6 +364,28 @@ def test_different_runs_in_different_calls_are_averaged_and_said() -> None:
     result = layer_breakdown(Alternating().eval(), X, calls=20, tolerance=1e9)
     assert 0 < result.rows[1].calls < 1
     assert any("not every call ran the same modules" in note for note in result.notes)
+
+
+def test_the_device_is_held_and_no_garbage_is_collected_while_calls_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[str] = []
+
+    @contextmanager
+    def lock(key: str) -> Iterator[Held]:
+        held.append(key)
+        yield Held("no lock on cpu: why")
+        held.clear()
+
+    class Looking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert held == ["cpu"]
+            assert not gc.isenabled()
+            return x
+
+    monkeypatch.setattr(layers, "device_lock", lock)
+    assert gc.isenabled()
+    result = layer_breakdown(Looking().eval(), X, calls=1, tolerance=1e9)
+    assert result.notes == ("no lock on cpu: why",)
+    assert gc.isenabled()
 
 
 # The table

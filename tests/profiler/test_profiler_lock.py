@@ -262,6 +262,23 @@ def test_threads_of_one_process_exclude_each_other_too(holds: str, asks: str, to
     assert elsewhere("alone")
 
 
+def test_a_thread_that_waits_to_measure_is_not_starved_by_another(hold: Hold) -> None:
+    trainer = hold("shared")
+    waits = threading.Event()
+
+    def measurer() -> None:
+        with device_lock("GPU-1", on_wait=lambda line: waits.set()):
+            pass
+
+    thread = threading.Thread(target=measurer)
+    thread.start()
+    assert waits.wait(5)
+    assert not free("shared")
+    trainer.leave()
+    thread.join(5)
+    assert free("shared")
+
+
 def test_one_threads_share_outlives_anothers() -> None:
     with ExitStack() as first:
         first.enter_context(device_lock("GPU-1", exclusive=False))
@@ -453,12 +470,20 @@ def test_a_record_cannot_steer_a_terminal(hold: Hold, folder: Path) -> None:
     assert f"({'?[2Jxy?' + 'z' * 153})" in str(got.value)
 
 
-def test_one_who_has_left_is_not_named(hold: Hold, folder: Path) -> None:
-    first, second = hold("shared"), hold("shared")
-    second.leave()
+@pytest.mark.parametrize("ends", [Holder.leave, Holder.kill])
+def test_one_who_has_gone_is_not_named(hold: Hold, folder: Path, ends: Callable[[Holder], None]) -> None:
+    first, second, third = hold("shared"), hold("shared"), hold("shared")
+    first.leave()
+    with pytest.raises(MeasurementError, match=f"GPU-1 is being trained on by process {third.pid} "):
+        device_lock("GPU-1", timeout_seconds=0).__enter__()
+    ends(third)
     with pytest.raises(MeasurementError, match="GPU-1 is held by another process"):
         device_lock("GPU-1", timeout_seconds=0).__enter__()
-    first.leave()
+    second.leave()
+
+
+def test_after_the_last_nobody_is_written_down(hold: Hold, folder: Path) -> None:
+    hold("alone").leave()
     assert (folder / "GPU-1.lock").read_bytes().strip() == b""
 
 

@@ -158,7 +158,9 @@ def test_a_worker_whose_child_holds_its_output_is_seen_to_have_died(fake: Fake) 
 
 def test_a_worker_that_has_answered_may_not_linger(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "PATIENCE_SECONDS", 0.05)
+    start = time.monotonic()
     assert measured(fake("2.0;linger", processes=1)[0]).processes == 1
+    assert time.monotonic() - start < 30
     assert not alive(fake.plans[0]["pid"])
 
 
@@ -258,7 +260,8 @@ def test_a_real_worker_ends_with_its_parent() -> None:
     code = (
         "import subprocess, sys, time\n"
         "from vnas.profiler.spawn import COMMAND\n"
-        "child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, start_new_session=True)\n"
+        # Its output goes nowhere, so that a broken pipe cannot be what ends it.
+        "child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)\n"
         f"child.stdin.write({PLAN_FOR_LONG!r}.encode() + b'\\n'); child.stdin.flush()\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"

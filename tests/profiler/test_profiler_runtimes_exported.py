@@ -139,6 +139,7 @@ def test_openvino_takes_a_half_net_as_fp32_and_computes_as_told(monkeypatch: pyt
 
         def compile_model(self, model: Any, device: str, options: dict[str, object]) -> Any:
             asked.append(options)
+            assert model.inputs[0].get_element_type().get_type_name() == "f32"
             return honest().compile_model(model, device, {**options, "INFERENCE_PRECISION_HINT": "f32"})
 
     monkeypatch.setattr(ov, "Core", Core)

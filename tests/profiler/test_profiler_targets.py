@@ -20,7 +20,7 @@ def test_a_net_gets_images_of_its_size_and_batch() -> None:
 
 
 def test_every_process_gets_the_same_images() -> None:
-    target = find_target(f"{HERE}:small", 8)
+    target = find_target("profiler_callables:doubling", 8)
     first, second = (materialise(target, 1, "cpu")[1][0] for _ in range(2))
     assert isinstance(first, torch.Tensor)
     assert isinstance(second, torch.Tensor)

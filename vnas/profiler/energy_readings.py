@@ -76,7 +76,6 @@ def window_between_steps(
     """
     begun = moved = None
     kept: list[Reading] = []
-    since_moved = 0
     for reading in readings:
         if isinstance(reading, str):
             return reading
@@ -85,7 +84,6 @@ def window_between_steps(
         if kept and reading.energy_mj < kept[-1].energy_mj:
             return "no energy: the counter went backwards"
         steps = bool(kept) and reading.energy_mj > kept[-1].energy_mj
-        since_moved = 0 if steps else since_moved + 1
         moved = reading.end if steps else moved
         if len(kept) > 1 or (steps and reading.end - begun >= warm_seconds):
             kept.append(reading)
@@ -93,7 +91,7 @@ def window_between_steps(
             kept = [reading]  # before the window only the last reading matters
         if len(kept) > 2 and steps and kept[-2].begin - kept[1].end >= seconds:
             return kept
-        if since_moved > 2 and reading.end - moved >= STILL_SECONDS:
+        if reading.end - moved >= STILL_SECONDS:
             return STOOD_STILL
     raise AssertionError("readings do not end")
 

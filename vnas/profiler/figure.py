@@ -29,8 +29,8 @@ MOST_SAMPLES = 1500
 MOST_MARKS = 150
 """Of a net's samples put aside."""
 
-ASIDE_UP_TO = 60.0
-"""The frame does not grow beyond this for samples put aside, in percent of the median."""
+STRETCH = 60.0
+"""An interval, or samples put aside, stretch an axis to this many percent from the median and no further."""
 
 _INK, _SOFT, _GRID, _FILL, _ASIDE = "#1d2430", "#55606f", "#e6eaef", "#a9c8e3", "#b3541e"
 STYLE: dict[Any, Any] = {
@@ -163,8 +163,9 @@ def frame(kept: Sequence[Floats], aside: Sequence[Floats], ends: Sequence[float]
 
     low = min(float(np.quantile(row, 0.002)) for row in kept)
     high = max(float(np.quantile(row, 0.98)) for row in kept)
-    slow = [min(float(np.quantile(row, 0.9)), ASIDE_UP_TO) for row in aside if len(row)]
-    low, high = min(low, *ends), max(high, *ends, *slow)
+    slow = [min(float(np.quantile(row, 0.9)), STRETCH) for row in aside if len(row)]
+    held = [min(max(end, -STRETCH), STRETCH) for end in ends]
+    low, high = min(low, *held), max(high, *held, *slow)
     margin = 0.04 * (high - low) or 0.5
     return low - margin, high + margin
 
@@ -172,18 +173,21 @@ def frame(kept: Sequence[Floats], aside: Sequence[Floats], ends: Sequence[float]
 def _draw_medians(axes: Axes, entries: Sequence[Entry]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+    most = 1.0 + STRETCH / 100.0
     for row, entry in enumerate(entries):
         m = entry.measurement
         _interval(axes, row, m, m.interval_ms, m.median_ms)
     medians = [entry.measurement.median_ms for entry in entries]
+    lows = [max(entry.measurement.interval_ms[0], entry.measurement.median_ms / most) for entry in entries]
+    highs = [min(entry.measurement.interval_ms[1], entry.measurement.median_ms * most) for entry in entries]
     if max(medians) > 10.0 * min(medians):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.06)
+        axes.set_xlim(min(lows) / 1.1, max(highs) * 1.1)
     else:
-        axes.set_xlim(0.0, 1.06 * max(entry.measurement.interval_ms[1] for entry in entries))
+        axes.set_xlim(0.0, 1.06 * max(highs))
     axes.set_xlabel("ms a call")
     axes.set_title("Median latency")
 

@@ -10,7 +10,6 @@ from vnas.profiler.measurement import Measurement
 from vnas.profiler.results import put_aside_share
 from vnas.profiler.telemetry import Snapshot
 
-
 WORDS = frozenset({"net", "form", "runtime", "precision", "module", "type"})
 """Columns of words."""
 

@@ -180,9 +180,9 @@ class _Door:
                 if not lock_file.try_lock(self._descriptor, TURNSTILE, exclusive):
                     return False
                 self._at_turnstile = thread
-            if self._alone is not None or (exclusive and +self._shares):
+            if self._alone is not None or (exclusive and self._shares):
                 return False
-            if not +self._shares and not lock_file.try_lock(self._descriptor, DEVICE, exclusive):
+            if not self._shares and not lock_file.try_lock(self._descriptor, DEVICE, exclusive):
                 return False
             if exclusive:
                 self._alone, self._depth = thread, 1

@@ -265,7 +265,8 @@ class _Bench:
             CpuTimer(),
             finish=lambda: None,
             load=CpuLoad(),
-            pace=self._pace,
+            # The reference operation runs on torch's threads, which another framework's would slow, and be slowed by.
+            pace=self._pace if prepared.on_stream else None,
             faults=_page_faults if sys.platform != "win32" else None,
             energy=functools.partial(rapl.measure, window_seconds=seconds) if seconds else None,
         )

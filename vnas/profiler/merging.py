@@ -146,9 +146,10 @@ def _noise_note(
     target: float, interval: tuple[float, float], median: float, of_processes: Sequence[Sequence[float]]
 ) -> str:
     medians = ", ".join(f"{statistics.median(samples):.4g}" for samples in of_processes)
+    width = (interval[1] - interval[0]) / median
+    wide = f"{width:.1%} of the median" if width < 1.0 else "wider than the median itself"
     return (
-        f"noise target missed: the interval is {(interval[1] - interval[0]) / median:.1%} of the median, the target "
-        f"{target:.1%}; the processes' medians are {medians} ms"
+        f"noise target missed: the interval is {wide}, the target {target:.1%}; the processes' medians are {medians} ms"
     )
 
 

@@ -182,10 +182,11 @@ class Gpu:
     def _throttled_ns(self) -> int:
         """Sum of the policies that this GPU keeps time of: always the same ones, so that it can only grow.
 
-        The power limit is left out: it holds a loaded data-centre card down as a matter of course.
+        The power limit is left out: it holds a loaded data-centre card down as a matter of course. So is reliability:
+        the highest voltage that a chip may have is what ends its boost on any day.
         """
         nvml = self._nvml
-        wanted = (nvml.NVML_PERF_POLICY_THERMAL, nvml.NVML_PERF_POLICY_BOARD_LIMIT, nvml.NVML_PERF_POLICY_RELIABILITY)
+        wanted = (nvml.NVML_PERF_POLICY_THERMAL, nvml.NVML_PERF_POLICY_BOARD_LIMIT)
         times: dict[int, int] = {}
         for policy in wanted if self._policies is None else self._policies:
             try:

@@ -43,7 +43,7 @@ class Snapshot:
         power_w: drawn now.
         power_limit_w: enforced limit.
         event_reasons: why the clocks are not higher, by name; empty is: no reason.
-        throttled_ns: for how long thermal, reliability or hardware limits have held the clocks down, so far; the
+        throttled_ns: for how long thermal or board limits have held the clocks down, so far; the
             difference of two looks tells what happened between them.
         utilisation_percent: share of the last sampling period in which a kernel ran.
         memory_used_mib: of the whole device, by all processes.
