@@ -51,8 +51,8 @@ STEPS = (
     Step(
         "repeatability",
         2.5,
-        ("{python}", "benchmarks/profiler_repeatability.py", "--gpu", "{gpu}", "--seconds", "1", "--together", "--minutes",
-         "{minutes}", "--out", "{out}/repeatability.md", "--answers", "{out}/repeatability.json"),
+        ("{python}", "benchmarks/profiler_repeatability.py", "--gpu", "{gpu}", "--seconds", "1", "--together",
+         "--minutes", "{minutes}", "--out", "{out}/repeatability.md", "--answers", "{out}/repeatability.json"),
     ),
     Step(
         "triton",

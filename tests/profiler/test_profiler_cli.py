@@ -235,14 +235,16 @@ def test_another_device_is_refused_before_measuring(
 def test_layers_of_each_net(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "replicate", lambda *arguments, **options: [])
     threads = torch.get_num_threads()
-    assert run(f"{HERE}:module", f"{HERE}:doubling", "--layers", "--threads", "1") == 2
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    assert run(f"{HERE}:module", f"{HERE}:doubling", "--layers", "--threads", str(threads + 1)) == 2
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     start = lines.index(f"{HERE}:module callable by layer, eager")
     assert lines[start + 1].split()[:2] == ["module", "type"]
     assert any(line.startswith("(top level)  Conv2d") for line in lines[start:])
     assert captured.err == f"error: {HERE}:doubling: layers: it is a function; only a module has layers\n"
-    assert torch.get_num_threads() == threads
+    assert seen == [threads + 1, threads]
 
 
 @pytest.mark.parametrize(
