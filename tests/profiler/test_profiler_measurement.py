@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnas.errors import UsageError
+from vnas.profiler.energy import Energy
 from vnas.profiler.environment import Environment
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.telemetry import Snapshot
@@ -59,6 +61,7 @@ RESULT = Measurement(
     median_ms=2.0,
     interval_ms=(1.9, 2.1),
     interval_level=0.95,
+    interval_method="one process",
     samples_ms=(1.9, 2.0, 2.1),
     stop_reason="time limit",
     noise_ok=False,
@@ -68,7 +71,7 @@ RESULT = Measurement(
     device="cpu",
     runtime="eager",
     timer="replay",
-    precision="float32",
+    precision="fp32",
     layout="contiguous",
     input_shapes=((4, 3, 8, 8),),
     input_dtypes=("float32",),
@@ -84,8 +87,27 @@ def test_derived_values() -> None:
 
 def test_absence_is_none() -> None:
     plain = RESULT.to_dict()
-    for name in ("energy_mj", "host_ms", "enqueue_ms", "graph_ms", "launch_bound", "throttled", "other_cpus"):
+    for name in (
+        "energy",
+        "error",
+        "page_faults",
+        "quiet_us",
+        "host_ms",
+        "enqueue_ms",
+        "graph_ms",
+        "launch_bound",
+        "throttled",
+        "other_cpus",
+    ):
         assert plain[name] is None
+    assert RESULT.energy_mj is None
+
+
+def test_energy_is_the_gross_one() -> None:
+    energy = Energy("nvml", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 100.0)
+    measured = dataclasses.replace(RESULT, energy=energy)
+    assert measured.energy_mj == 12.0
+    assert Measurement.from_dict(measured.to_dict()) == measured
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -95,7 +117,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (changed(schema=2), "schema 2; this version reads schema 1"),
+        (changed(schema=3), "schema 3; this version reads schemas 1 and 2"),
         ({}, "schema None"),
         (changed(mediam_ms=1.0), r"unknown key 'mediam_ms'\. Did you mean 'median_ms'\?"),
         ({k: v for k, v in RESULT.to_dict().items() if k != "noise_ok"}, "measurement lacks noise_ok"),
@@ -115,3 +137,17 @@ def changed(**changes: Any) -> dict[str, Any]:
 def test_what_does_not_fit_is_an_error_that_says_where(data: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Measurement.from_dict(data)
+
+
+def test_results_of_version_0_1_can_still_be_read() -> None:
+    new = {"interval_method", "blocks", "discarded_ms", "quiet_us", "page_faults", "energy", "error", "valid"}
+    old = {name: value for name, value in RESULT.to_dict().items() if name not in new}
+    environment = {
+        k: v for k, v in ENVIRONMENT.to_dict().items() if k not in ("vnas", "revision", "malloc", "interop_threads")
+    }
+    read = Measurement.from_dict(
+        {**old, "schema": 1, "energy_mj": None, "precision": "float32", "environment": environment}
+    )
+    assert read == RESULT
+    with pytest.raises(UsageError, match="measurement lacks median_ms"):
+        Measurement.from_dict({"schema": 1})

@@ -64,7 +64,7 @@ def steady(median: float, n: int = 21) -> list[float]:
     return [median * (1.0 + 1e-6 * (i - n // 2)) for i in range(n)]
 
 
-def test_the_interval_of_three_processes_is_that_of_students_t() -> None:
+def test_the_interval_of_three_processes_of_one_round_is_that_of_students_t() -> None:
     medians = [10.0, 10.2, 10.1]
     merged = merge([part(steady(median)) for median in medians])
     # t with 2 degrees of freedom at .975 is 4.302653 (any table).
@@ -82,22 +82,42 @@ def test_the_interval_of_three_processes_is_that_of_students_t() -> None:
 def test_processes_that_agree_by_luck_are_no_surer_than_their_samples() -> None:
     wide = [9.0 + 0.1 * i for i in range(21)]
     merged = merge([part(wide), part(wide), part(wide)])
-    # Ranks 6 and 16 of 21 hold the median in 97.3 % of cases: 9.5 .. 10.5.
-    error = (10.5 - 9.5) / 10.0 / (2 * 1.959964)
-    half = 4.302653 * error * math.sqrt(2 / 3)
-    assert merged.interval_ms[1] == pytest.approx(10.0 * math.exp(half), rel=1e-6)
+    # Ranks 24 and 40 of all 63 hold the median in 95.6 % of cases: 9.7 .. 10.3.
+    assert merged.interval_ms == pytest.approx((10.0 * math.exp(-0.03), 10.0 * math.exp(0.03)))
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_another_call_lies_in_the_interval_in_95_of_100_cases(count: int) -> None:
+def test_where_processes_differ_far_more_than_their_rounds_they_alone_count() -> None:
+    medians = [10.0, 10.2, 10.1]
+    rounds = [[median * (1.0 + 2e-4 * step) for step in (-1, 0, 1, 0)] for median in medians]
+    half = 4.302653 * statistics.stdev(map(math.log, medians)) * math.sqrt(2 / 3)
+    # The prior says that they differ by more than a hundred times their rounds in 10 % of cases only.
+    assert 0.6 * half < between_processes(rounds) < half
+
+
+def test_rounds_that_differ_as_much_as_processes_do_narrow_the_interval() -> None:
+    medians = [10.0, 10.2, 10.1]
+    rounds = [[median * (1.0 + 0.01 * step) for step in (-1, 0, 1, 0)] for median in medians]
+    alone = between_processes([[median] for median in medians])
+    assert between_processes(rounds) < 0.9 * alone
+
+
+@pytest.mark.parametrize(("gamma", "rounds"), [(0.0, 4), (1.0, 4), (1.0, 2), (5.0, 3), (20.0, 4)])
+def test_another_call_lies_in_the_interval_in_95_of_100_cases(gamma: float, rounds: int) -> None:
     rng = np.random.default_rng(1)
     held = 0
-    runs = 4000
+    runs = 500
     for _ in range(runs):
-        ours, theirs = np.exp(0.03 * rng.standard_normal((2, count)))
-        half = between_processes(ours.tolist(), [0.0] * count)
-        held += abs(np.log(ours).mean() - np.log(theirs).mean()) <= half
-    assert 0.94 <= held / runs <= 0.96
+        ours, theirs = (
+            0.02 * (gamma * rng.standard_normal((3, 1)) + rng.standard_normal((3, rounds))) for _ in range(2)
+        )
+        half = between_processes(np.exp(ours).tolist())
+        held += abs(ours.mean() - theirs.mean()) <= half
+    # Averaging over gamma is wary where processes do not differ, and a little bold where they alone do.
+    assert 0.91 <= held / runs <= (1.0 if gamma < 1.0 else 0.995)
+
+
+def test_identical_rounds_leave_nothing_open() -> None:
+    assert between_processes([[5.0, 5.0], [5.0, 5.0]]) == 0.0
 
 
 def test_one_process_is_returned_as_it_is() -> None:
@@ -188,9 +208,11 @@ def test_sifting_marks_what_is_slow_or_nothing_and_loses_no_sample(
     if any(slow):
         assert quiet_us is not None
         assert kept_count(sifted) >= enough
+        paces = [block.pace_us for block in sifted if block.discarded is None and block.pace_us is not None]
+        limit = max([1.15 * quiet_us, *paces])
         for block, marked in zip(sifted, slow, strict=True):
             if block.discarded != "throttled":
-                assert marked == (block.pace_us is not None and block.pace_us > 1.08 * quiet_us)
+                assert marked == (block.pace_us is not None and block.pace_us > limit)
     samples = [float(i) for i in range(sum(block.count for block in blocks))]
     kept, others = split(sifted, samples)
     assert sorted(kept + others) == samples

@@ -181,15 +181,20 @@ def test_samples_taken_while_the_machine_was_slowed_are_put_aside() -> None:
     assert len(sampling.discarded_ms) == sum(block.count for block in slowed)
     assert len(sampling.samples_ms) >= 60
     assert sampling.valid
-    assert not sampling.always_slowed
+    assert not sampling.disturbed
 
 
-def test_where_too_few_samples_are_undisturbed_all_count_and_it_says_so() -> None:
-    looks = Scripted(itertools.chain([Look(pace_us=5.0)] * 3, itertools.repeat(Look(pace_us=8.0))), quiet_us=5.0)
-    sampling = sample(ReplayTimer(itertools.repeat(10.0)), nothing, StoppingRule(max_seconds=2.0), looks)
-    assert sampling.discarded_ms == ()
-    assert sampling.always_slowed
-    assert len(sampling.samples_ms) == 50  # enough, when all count
+def test_where_too_few_samples_are_undisturbed_the_least_disturbed_ones_fill_up_and_it_says_so() -> None:
+    paces = itertools.chain([5.0] * 3, [6.0] * 5, [7.0] * 20, itertools.repeat(9.0))
+    looks = Scripted((Look(pace_us=us) for us in paces), quiet_us=5.0)
+    rule = StoppingRule(target_relative=1e-9, min_samples=20, min_seconds=0.0, max_seconds=2.0)
+    noise = itertools.cycle([15.0, 15.625])
+    sampling = sample(ReplayTimer(noise), nothing, rule, looks)
+    # Two blocks of four are quiet, five more have 6 at their slower end: 28 samples, where 20 are enough.
+    kept = [block.pace_us for block in sampling.blocks if block.discarded is None]
+    assert kept == [5.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0]
+    assert len(sampling.samples_ms) == 28
+    assert sampling.disturbed
 
 
 def test_throttled_samples_are_thrown_away_and_others_taken() -> None:

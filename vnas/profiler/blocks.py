@@ -9,9 +9,9 @@ from typing import Literal
 
 Discarded = Literal["throttled", "slowed"]
 
-SLOWED_FACTOR = 1.08
-"""A pace this much above the quietest one is another state of the machine: the states seen lie 10 % and 60 % apart,
-readings within one of them 3 %."""
+SLOWED_FACTOR = 1.15
+"""A pace this much above the quietest one is another state of the machine: the states seen lie 60 % apart, readings
+within one of them 3 %, and a third one that is seldom seen lies in between."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,40 @@ class Block:
 def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int) -> list[Block]:
     """The blocks, with those marked that were taken while the machine was slowed.
 
-    None is marked where fewer than ``enough`` samples would remain. Throttled blocks stay marked.
+    Where fewer than ``enough`` samples are undisturbed, the least disturbed ones fill up: the limit is the lowest pace
+    that leaves so many. Throttled blocks stay marked.
     """
     plain = [
         block if block.discarded == "throttled" else dataclasses.replace(block, discarded=None) for block in blocks
     ]
     if quiet_us is None:
         return plain
-    limit = quiet_us * SLOWED_FACTOR
-    sifted = [
+    limit = max(quiet_us * SLOWED_FACTOR, _pace_of_the_first(plain, enough))
+    return [
         dataclasses.replace(block, discarded="slowed")
         if block.discarded is None and block.pace_us is not None and block.pace_us > limit
         else block
         for block in plain
     ]
-    return sifted if kept_count(sifted) >= enough else plain
+
+
+def disturbed(blocks: Sequence[Block], quiet_us: float | None) -> bool:
+    """Whether any of the blocks that count was taken while the machine was slowed, for want of others."""
+    return quiet_us is not None and any(
+        block.discarded is None and block.pace_us is not None and block.pace_us > quiet_us * SLOWED_FACTOR
+        for block in blocks
+    )
+
+
+def _pace_of_the_first(blocks: Sequence[Block], enough: int) -> float:
+    """The pace up to which the blocks hold so many samples; infinite where they do not."""
+    count = sum(block.count for block in blocks if block.discarded is None and block.pace_us is None)
+    paced = [block for block in blocks if block.discarded is None and block.pace_us is not None]
+    for block in sorted(paced, key=lambda block: block.pace_us or 0.0):
+        count += block.count
+        if count >= enough:
+            return block.pace_us or 0.0
+    return float("inf")
 
 
 def kept_count(blocks: Sequence[Block]) -> int:

@@ -85,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="window of the energy measurement, at least 1, or 0 for none (5 where there is a counter)",
     )
+    long.add_argument(
+        "--patience",
+        type=_patience,
+        metavar="S",
+        help="wait so long for slowed CPUs to become quiet, over all processes (as long as --max-seconds)",
+    )
     long.add_argument("--seed", type=_whole, default=0, metavar="N", help="of weights, images and order (0)")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--json", type=Path, metavar="FILE", help="write every sample and its provenance")
@@ -110,6 +116,13 @@ def _seconds(text: str) -> float:
     value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _patience(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least 0")
     return value
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
+from vnas.profiler.blocks import SLOWED_FACTOR
 from vnas.profiler.phases import Look
 from vnas.profiler.telemetry import Snapshot, slowed_between, slowed_now
 
@@ -13,6 +15,9 @@ GLANCE_SECONDS = 0.5
 
 PACE_SECONDS = 0.05
 """Between two readings of the pace: a reading takes a fifth of a millisecond."""
+
+LONGEST_WAIT_SECONDS = 0.25
+"""For a quiet machine, between two blocks; then a block is sampled anyway, so that its other state is known too."""
 
 SHORTEST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
@@ -45,12 +50,24 @@ class Pace(Protocol):
 
 
 class CpuLooks:
-    """Reads the pace; short enough that no sample after it is another than those before."""
+    """Reads the pace, and waits a while for a slowed machine to become quiet.
+
+    A reading alone is so short that no sample after it is another than those before.
+
+    Args:
+        pace: of the CPUs.
+        patience_seconds: to wait in all.
+        clock: seconds.
+    """
 
     block_seconds = PACE_SECONDS
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(
+        self, pace: Pace, patience_seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._pace = pace
+        self._patience_seconds = patience_seconds
+        self._clock = clock
 
     @property
     def quiet_us(self) -> float | None:
@@ -58,8 +75,21 @@ class CpuLooks:
         return self._pace.quiet_us
 
     def look(self) -> Look:
-        """The pace now."""
-        return Look(pace_us=self._pace.read_us())
+        """The pace now, or once the machine is quiet."""
+        pace_us = self._pace.read_us()
+        if self._patience_seconds <= 0.0 or self._is_quiet(pace_us):
+            return Look(pace_us=pace_us)
+        start = self._clock()
+        until = start + min(self._patience_seconds, LONGEST_WAIT_SECONDS)
+        while not self._is_quiet(pace_us) and self._clock() < until:
+            pace_us = self._pace.read_us()
+        waited = self._clock() - start
+        self._patience_seconds -= waited
+        return Look(pace_us=pace_us, away=True, waited_seconds=waited)
+
+    def _is_quiet(self, pace_us: float) -> bool:
+        quiet_us = self._pace.quiet_us
+        return quiet_us is None or pace_us <= quiet_us * SLOWED_FACTOR
 
 
 class GpuLooks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -141,6 +142,28 @@ class Measurement:
         """
         rest = dict(data)
         schema = rest.pop("schema", None)
+        if schema == 1:
+            rest, schema = _from_schema_1(rest), SCHEMA
         if schema != SCHEMA:
-            raise UsageError(f"measurement has schema {schema!r}; this version reads schema {SCHEMA}")
+            raise UsageError(f"measurement has schema {schema!r}; this version reads schemas 1 and {SCHEMA}")
         return from_plain(cls, rest, "measurement")
+
+
+def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1's results: one process, no blocks, no energy, and fewer facts on the environment."""
+    old = {name: value for name, value in data.items() if name != "energy_mj"}
+    if isinstance(old.get("environment"), Mapping):
+        added = {"vnas": None, "revision": None, "malloc": None, "interop_threads": None}
+        old["environment"] = {**added, **old["environment"]}
+    precisions = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    absent = {
+        field.name: field.default
+        for field in dataclasses.fields(Measurement)
+        if field.default is not dataclasses.MISSING and field.name not in old
+    }
+    return {
+        **old,
+        **absent,
+        "interval_method": "one process",
+        "precision": precisions.get(old.get("precision") or "", old.get("precision")),
+    }

@@ -267,6 +267,7 @@ class _Bench:
             load=CpuLoad(),
             # The reference operation runs on torch's threads, which another framework's would slow, and be slowed by.
             pace=self._pace if prepared.on_stream else None,
+            patience_seconds=self._rules.patience_seconds,
             faults=_page_faults if sys.platform != "win32" else None,
             energy=functools.partial(rapl.measure, window_seconds=seconds) if seconds else None,
         )

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
-from vnas.profiler.blocks import SLOWED_FACTOR, Block, by_block, sift, split
+from vnas.profiler.blocks import Block, by_block, disturbed, sift, split
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.notes import ABOUT_THE_SAMPLES, slowed_notes
 from vnas.profiler.phases import StopReason
 from vnas.profiler.protocol import LAUNCH_BOUND_SHARE
-from vnas.profiler.statistics import between_processes, dependence, median_interval
+from vnas.profiler.statistics import between_processes, median_interval
 from vnas.profiler.telemetry import Contention
 
 LEVEL = 0.95
 
-ENOUGH = 15
+ENOUGH = 12
 """Undisturbed samples of all processes together from which the others are put aside."""
 
 ENOUGH_OF_ONE = 3
-"""Of one process, for its median to count."""
+"""Of one process, or one round of it, for its median to count."""
 
 
 def merge_all(parts: Sequence[Sequence[Measurement]]) -> list[Measurement]:
@@ -46,17 +47,18 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         return parts[0]
     blocks, samples = _joined(parts)
     sifted = sift(blocks, quiet_us, ENOUGH)
-    of_processes = _of_processes(sifted, samples, ENOUGH_OF_ONE)
+    of_processes = _of_processes(sifted, samples)
     if len(of_processes) < 2:
-        sifted = [dataclasses.replace(block, discarded=None) for block in blocks]
-        of_processes = _of_processes(sifted, samples, 1)
+        # What counts is of one process; how processes differ is then told by the least slowed samples of each.
+        own = [block for of_one in _by_process(blocks) for block in sift(of_one, quiet_us, ENOUGH_OF_ONE)]
+        of_processes = _of_processes(own, samples)
     kept, others = split(sifted, samples)
     median = statistics.median(kept)
     half = _half_width(of_processes)
     interval = (median * math.exp(-half), median * math.exp(half))
     first = parts[0]
     noise_ok = (interval[1] - interval[0]) / median <= first.target_relative
-    always_slowed = _varied(blocks, quiet_us) and not any(block.discarded == "slowed" for block in sifted)
+    slowed = disturbed(sifted, quiet_us)
     graph = _all(part.graph_samples_ms for part in parts)
     host = _all(part.host_samples_ms for part in parts)
     enqueue = _all(part.enqueue_samples_ms for part in parts)
@@ -79,7 +81,7 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         graph_ms=statistics.median(graph) if graph else None,
         graph_samples_ms=graph,
         throttled=_any(part.throttled for part in parts),
-        contention="yes" if always_slowed else _contention(part.contention for part in parts),
+        contention="yes" if slowed else _contention(part.contention for part in parts),
         other_cpus=_largest(part.other_cpus for part in parts),
         page_faults=_largest(part.page_faults for part in parts),
         energy=next((part.energy for part in parts if part.energy is not None), None),
@@ -92,8 +94,8 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         telemetry=tuple(look for part in parts for look in part.telemetry),
         notes=(
             *([] if noise_ok else [_noise_note(first.target_relative, interval, median, of_processes)]),
-            *slowed_notes(sifted, others, always_slowed),
-            *dict.fromkeys(note for part in parts for note in part.notes if not note.startswith(ABOUT_THE_SAMPLES)),
+            *slowed_notes(sifted, others, slowed),
+            *_once(note for part in parts for note in part.notes if not note.startswith(ABOUT_THE_SAMPLES)),
         ),
     )
 
@@ -121,31 +123,44 @@ def _joined(parts: Sequence[Measurement]) -> tuple[list[Block], list[float]]:
     return blocks, samples
 
 
-def _of_processes(blocks: Sequence[Block], samples: Sequence[float], least: int) -> list[list[float]]:
-    found: dict[int, list[float]] = {}
+def _of_processes(blocks: Sequence[Block], samples: Sequence[float]) -> list[list[list[float]]]:
+    """Samples that count, by process and round."""
+    found: dict[int, dict[int, list[float]]] = {}
     at = 0
     for block in blocks:
         if block.discarded is None:
-            found.setdefault(block.process, []).extend(samples[at : at + block.count])
+            of_process = found.setdefault(block.process, {})
+            of_process.setdefault(block.round, []).extend(samples[at : at + block.count])
         at += block.count
-    return [taken for taken in found.values() if len(taken) >= least]
+    rounds = [list(of_process.values()) for of_process in found.values()]
+    return [of_process for of_process in rounds if sum(map(len, of_process)) >= ENOUGH_OF_ONE] or rounds
 
 
-def _half_width(of_processes: Sequence[Sequence[float]]) -> float:
-    """On the log scale."""
-    medians, errors = [], []
-    normal = statistics.NormalDist().inv_cdf((1.0 + LEVEL) / 2.0)
-    for samples in of_processes:
-        interval = median_interval(samples, LEVEL, dependence(samples))
-        medians.append(interval.median)
-        errors.append(interval.relative_width / (2.0 * normal))
-    return between_processes(medians, errors, LEVEL)
+def _by_process(blocks: Sequence[Block]) -> list[list[Block]]:
+    found: dict[int, list[Block]] = {}
+    for block in blocks:
+        found.setdefault(block.process, []).append(block)
+    return list(found.values())
+
+
+def _half_width(of_processes: Sequence[Sequence[Sequence[float]]]) -> float:
+    """On the log scale; never less than what the samples, all taken as independent, leave open."""
+    medians = [[statistics.median(samples) for samples in _of_size(rounds)] for rounds in of_processes]
+    everything = median_interval([sample for rounds in of_processes for samples in rounds for sample in samples])
+    return max(between_processes(medians, LEVEL), everything.relative_width / 2.0)
+
+
+def _of_size(rounds: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """Rounds with enough samples for a median; all of them together where none has."""
+    enough = [samples for samples in rounds if len(samples) >= ENOUGH_OF_ONE]
+    return enough or [[sample for samples in rounds for sample in samples]]
 
 
 def _noise_note(
-    target: float, interval: tuple[float, float], median: float, of_processes: Sequence[Sequence[float]]
+    target: float, interval: tuple[float, float], median: float, of_processes: Sequence[Sequence[Sequence[float]]]
 ) -> str:
-    medians = ", ".join(f"{statistics.median(samples):.4g}" for samples in of_processes)
+    of_each = ([sample for samples in rounds for sample in samples] for rounds in of_processes)
+    medians = ", ".join(f"{statistics.median(samples):.4g}" for samples in of_each)
     width = (interval[1] - interval[0]) / median
     wide = f"{width:.1%} of the median" if width < 1.0 else "wider than the median itself"
     return (
@@ -153,10 +168,12 @@ def _noise_note(
     )
 
 
-def _varied(blocks: Sequence[Block], quiet_us: float | None) -> bool:
-    return quiet_us is not None and any(
-        block.pace_us is not None and block.pace_us > quiet_us * SLOWED_FACTOR for block in blocks
-    )
+def _once(notes: Iterable[str]) -> list[str]:
+    """Each note once: of those that differ in their numbers alone, the first."""
+    seen: dict[str, str] = {}
+    for note in notes:
+        seen.setdefault(re.sub(r"[\d.]+", "#", note), note)
+    return list(seen.values())
 
 
 def _worst(reasons: Iterable[StopReason]) -> StopReason:

@@ -35,10 +35,10 @@ def discard_notes(sampling: Sampling) -> Iterator[str]:
             f"INVALID: the hardware was slowed down for more than {MAX_DISCARDED:.0%} of the samples; let the device "
             "cool, or raise its power and cooling limits, and measure again"
         )
-    yield from slowed_notes(sampling.blocks, sampling.discarded_ms, sampling.always_slowed)
+    yield from slowed_notes(sampling.blocks, sampling.discarded_ms, sampling.disturbed)
 
 
-def slowed_notes(blocks: Sequence[Block], discarded_ms: Sequence[float], always_slowed: bool) -> Iterator[str]:
+def slowed_notes(blocks: Sequence[Block], discarded_ms: Sequence[float], disturbed: bool) -> Iterator[str]:
     """What the machine's other state was like."""
     slowed = sum(block.count for block in blocks if block.discarded == "slowed")
     if slowed:
@@ -48,8 +48,8 @@ def slowed_notes(blocks: Sequence[Block], discarded_ms: Sequence[float], always_
             f"{SLOWED_FACTOR - 1:.0%} slower than at its quietest); they are put aside, their median is "
             f"{statistics.median(discarded_ms):.4g} ms"
         )
-    if always_slowed:
-        yield "the machine was slowed nearly all the time, so all samples count; measure again when it is quieter"
+    if disturbed:
+        yield "the machine was slowed nearly all the time, so some such samples count; measure again when it is quieter"
 
 
 def fault_notes(page_faults: float | None) -> Iterator[str]:

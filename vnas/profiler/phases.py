@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from vnas.errors import MeasurementError, UsageError
-from vnas.profiler.blocks import SLOWED_FACTOR, Block, kept_count, sift, split
+from vnas.profiler.blocks import Block, disturbed, kept_count, sift, split
 from vnas.profiler.statistics import MedianInterval, dependence, median_interval
 from vnas.profiler.timers import Call, Timer
 
@@ -40,11 +40,13 @@ class Look:
         throttled: the hardware slowed down at some time since the last look, or does so now.
         away: the look took long enough for the device to cool down or its caches to be used by others, so that an
             untimed call precedes the next sample.
+        waited_seconds: spent on waiting for a quieter machine; they do not count as sampling.
     """
 
     pace_us: float | None = None
     throttled: bool = False
     away: bool = False
+    waited_seconds: float = 0.0
 
 
 class Looks(Protocol):
@@ -174,7 +176,7 @@ class Sampling:
         worth: samples that are worth one independent one.
         valid: no more was thrown away than may be.
         quiet_us: pace of the undisturbed machine, as far as seen.
-        always_slowed: the pace varied, but too few samples were taken at the quiet one to leave out the others.
+        disturbed: some that count were taken while the machine was slowed, for want of others.
     """
 
     samples_ms: tuple[float, ...]
@@ -185,7 +187,7 @@ class Sampling:
     worth: float
     valid: bool
     quiet_us: float | None
-    always_slowed: bool
+    disturbed: bool
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ class Sampler:
         self._samples: list[float] = []
         self._blocks: list[Block] = []
         self._round = -1
-        self._before_turn = 0.0
+        self._offset = 0.0
         self._next_check = rule.min_samples
         self._last_look: Look | None = None
         self.seconds = 0.0
@@ -295,14 +297,15 @@ class Sampler:
         if self.stop_reason is not None:
             return
         self._round += 1
-        self._before_turn = self.seconds
-        start = self._timer.now()
+        # What the clock shows less this is the time of sampling so far.
+        self._offset = self._timer.now() - self.seconds
+        end = self.seconds + seconds
         look = self._last_look
         if look is None or after_another:
-            look = self._looks.look()
+            look = self._look()
             self._make_good(look, after_another)
-        while self.stop_reason is None and self.seconds - self._before_turn < seconds:
-            look = self._block(start, start + seconds, look)
+        while self.stop_reason is None and self.seconds < end:
+            look = self._block(end, look)
         self._last_look = look
 
     def result(self) -> Sampling:
@@ -315,9 +318,6 @@ class Sampler:
         if not kept:
             kept, others = others, ()
             blocks = [dataclasses.replace(block, discarded=None) for block in blocks]
-        varied = quiet_us is not None and any(
-            block.pace_us is not None and block.pace_us > quiet_us * SLOWED_FACTOR for block in blocks
-        )
         return Sampling(
             samples_ms=kept,
             discarded_ms=others,
@@ -327,38 +327,42 @@ class Sampler:
             worth=dependence(kept),
             valid=valid,
             quiet_us=quiet_us,
-            always_slowed=varied and not any(block.discarded == "slowed" for block in blocks),
+            disturbed=disturbed(blocks, quiet_us),
         )
 
-    def _block(self, start: float, turn_end: float, before: Look) -> Look:
+    def _look(self) -> Look:
+        look = self._looks.look()
+        self._offset += look.waited_seconds
+        return look
+
+    def _block(self, turn_end: float, before: Look) -> Look:
         """One block of samples and the look after it."""
         rule, timer, samples = self._rule, self._timer, self._samples
         first = len(samples)
-        opened = timer.now()
+        opened = timer.now() - self._offset
         kept = kept_count(self._blocks) if self._blocks else 0
         while True:
             samples.append(_take(timer, self._call, self._phase))
-            now = timer.now()
-            self.seconds = self._before_turn + now - start
+            self.seconds = timer.now() - self._offset
             count = len(samples) - first
             check_due = kept + count >= self._next_check and self.seconds >= rule.min_seconds
             limit = self.seconds >= rule.max_seconds or len(samples) >= rule.max_samples
-            if check_due or limit or now - opened >= self._looks.block_seconds or now >= turn_end:
+            if check_due or limit or self.seconds - opened >= self._looks.block_seconds or self.seconds >= turn_end:
                 break
         self.calls += count
-        look = self._looks.look()
+        look = self._look()
         paces = [pace for pace in (before.pace_us, look.pace_us) if pace is not None]
         self._blocks.append(
             Block(
                 process=self._process,
                 round=self._round,
-                start_seconds=round(self._before_turn + opened - start, 6),
+                start_seconds=round(opened, 6),
                 count=count,
                 pace_us=max(paces) if paces else None,
                 discarded="throttled" if before.throttled or look.throttled else None,
             )
         )
-        self.seconds = self._before_turn + timer.now() - start
+        self.seconds = timer.now() - self._offset
         if check_due or limit:
             self._check(limit)
         if self.stop_reason is None:

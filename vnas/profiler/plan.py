@@ -44,6 +44,7 @@ class Rules:
         max_warmup_seconds: cap of the warm-up, in each process.
         energy_seconds: window of the energy measurement; 0 is: none.
         threads: torch threads; None is: as set.
+        patience_seconds: to wait for slowed CPUs to become quiet; it does not count as sampling.
 
     Raises:
         UsageError: a number that is not allowed.
@@ -56,6 +57,7 @@ class Rules:
     max_warmup_seconds: float = 3.0
     energy_seconds: float = 0.0
     threads: int | None = None
+    patience_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         _require(0 < self.target_relative < math.inf, "target_relative", self.target_relative, "more than 0, e.g. 0.01")
@@ -70,6 +72,7 @@ class Rules:
             self.energy_seconds,
             f"at least {SHORTEST_ENERGY_SECONDS:g}, or 0 to leave energy out",
         )
+        _require(0 <= self.patience_seconds < math.inf, "patience_seconds", self.patience_seconds, "at least 0")
         _require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
 
 
@@ -110,6 +113,7 @@ def per_process(rules: Rules, processes: int) -> Rules:
         min_samples=math.ceil(rules.min_samples / processes),
         min_seconds=rules.min_seconds / processes,
         max_seconds=rules.max_seconds / processes,
+        patience_seconds=rules.patience_seconds / processes,
     )
 
 

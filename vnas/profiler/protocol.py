@@ -70,6 +70,7 @@ class Instruments:
         watch: looks at a GPU.
         load: counts what others do on the CPUs.
         pace: times the reference operation on the CPUs.
+        patience_seconds: to wait for slowed CPUs to become quiet, in all.
         faults: page faults of this process so far.
         energy: measures the energy of a call, or says why not.
         sleep: pauses while a GPU cools down.
@@ -83,6 +84,7 @@ class Instruments:
     watch: Watch | None = None
     load: Load | None = None
     pace: Pace | None = None
+    patience_seconds: float = 0.0
     faults: Callable[[], int] | None = None
     energy: Callable[[Call], Energy | str] | None = None
     sleep: Callable[[float], None] = time.sleep
@@ -245,7 +247,7 @@ class Run:
         if instruments.load is None:
             contended = contention(snapshots)
         else:
-            contended = "yes" if sampling.always_slowed else cpu_contention(other_cpus)
+            contended = "yes" if sampling.disturbed else cpu_contention(other_cpus)
         return Findings(
             warmup=self._warm,
             sampling=sampling,
@@ -275,7 +277,8 @@ class Run:
     def _looks(self) -> Looks:
         if self._gpu is not None:
             return self._gpu
-        return CpuLooks(self._instruments.pace) if self._instruments.pace is not None else NoLooks()
+        pace = self._instruments.pace
+        return NoLooks() if pace is None else CpuLooks(pace, self._instruments.patience_seconds)
 
     def _turn_seconds(self) -> float:
         samples = self._sampler.samples

@@ -108,6 +108,7 @@ class Session:
             max_seconds=asked.max_seconds,
             energy_seconds=energy_seconds,
             threads=asked.threads,
+            patience_seconds=asked.max_seconds if asked.patience is None else asked.patience,
         )
 
     def _take(self, standings: Sequence[Standing]) -> None:
