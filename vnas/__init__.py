@@ -1,3 +1,3 @@
 """vnas: which net is fastest and most accurate on this device."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -144,8 +144,21 @@ def test_the_quiet_pace_is_that_of_all_nets_of_the_call() -> None:
     one = [part(steady(10.0), quiet_us=5.0), part(steady(10.0), quiet_us=5.0)]
     two = [part(steady(3.0, 41), slowed=steady(4.0), quiet_us=5.0), part(steady(4.0), quiet_us=8.0)]
     _, merged = merge_all([one, two])
-    # Only one process of the second net has undisturbed samples, which cannot say how processes differ.
-    assert merged.discarded_ms == ()
+    assert merged.median_ms == pytest.approx(3.0)
+    assert len(merged.discarded_ms) == 42
+    assert (merged.contention, merged.notes[1].startswith("the machine was slowed for 51% of the samples")) == (
+        "no",
+        True,
+    )
+    # What counts is of one process; that the other took 4 ms at its least slowed leaves that much open.
+    assert merged.interval_ms[1] > 4.0
+
+
+def test_samples_that_fill_up_are_said_to_be_disturbed() -> None:
+    few = [part(steady(3.0, 5), slowed=steady(4.0), quiet_us=5.0), part(steady(4.2), quiet_us=9.0)]
+    merged = merge(few, 5.0)
+    # Five are quiet and twelve are wanted: the 21 at 8 us fill up, those at 9 do not count.
+    assert len(merged.samples_ms) == 26
     assert merged.contention == "yes"
     assert any("slowed nearly all the time" in note for note in merged.notes)
 

@@ -56,6 +56,33 @@ def test_the_operation_is_shared_by_the_threads_that_are_set() -> None:
     assert two > 2 * 32_768
 
 
+def test_a_slowed_machine_is_waited_for_but_not_for_ever() -> None:
+    """Readings of 9 us take .1 s each on this clock; the fifth is quiet."""
+
+    class Slow:
+        quiet_us = 5.0
+
+        def __init__(self, *readings: float) -> None:
+            self.readings = list(readings)
+            self.now = 0.0
+
+        def read_us(self) -> float:
+            self.now += 0.1
+            return self.readings.pop(0)
+
+    pace = Slow(9.0, 9.0, 5.1, *[9.0] * 20)
+    looks = CpuLooks(pace, patience_seconds=0.5, clock=lambda: pace.now)
+    first = looks.look()
+    assert (first.pace_us, first.away) == (5.1, True)
+    assert first.waited_seconds == pytest.approx(0.2)
+    second = looks.look()  # a quarter of a second at most between two blocks
+    assert second.pace_us == 9.0
+    assert 0.2 < second.waited_seconds <= 0.3 + 1e-9
+    third = looks.look()  # and no more than the patience that was left
+    assert third.waited_seconds <= 0.1 + 1e-9
+    assert looks.look() == Look(pace_us=9.0)
+
+
 class Watcher:
     def __init__(self, *looks: Snapshot) -> None:
         self._looks = iter(looks)
