@@ -259,10 +259,15 @@ def summary(spreads: dict[tuple[str, str], float], pairs: dict[str, list[bool]],
         factor = spreads[net, best] / spreads[net, OURS] if spreads[net, OURS] else float("inf")
         factors.append(factor)
         lines.append(f"- {net}: the smallest spread of the others ({best}) is {factor:.1f} times ours.")
+    alone = []
+    for name in (name for name in names if name != OURS):
+        ratios = [spreads[net, name] / spreads[net, OURS] if spreads[net, OURS] else float("inf") for net in nets]
+        alone.append(f"{name} {statistics.median(ratios):.1f}")
     shares = ", ".join(f"{name} {sum(held) / len(held):.0%}" for name, held in pairs.items() if held)
     return [
         *lines,
         f"- Median of these factors: {statistics.median(factors):.1f} (target 2, and above 1 on every net).",
+        f"- The same against each protocol alone, median of the nets: {', '.join(alone)}.",
         f"- Pairs in which one answer's interval holds the other, all nets: {shares} (target for {OURS}: 90 %).",
     ]
 

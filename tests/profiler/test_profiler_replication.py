@@ -182,7 +182,7 @@ def test_a_command_that_does_not_take_its_plan() -> None:
         ("hello", "gave an answer that cannot be read: not JSON"),
         ("[]", "neither progress, a measurement nor an error"),
         ('{"cell": 0}', "neither progress, a measurement nor an error"),
-        ('{"cell": 0, "measurement": {"schema": 1}}', "measurement has schema 1"),
+        ('{"cell": 0, "measurement": {"schema": 3}}', "measurement has schema 3"),
         ('{"cell": 5, "error": "UsageError", "message": "m"}', "there is no cell 5"),
         ('{"progress": {"phase": 1}}', "progress lacks"),
     ],
