@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vnas.profiler.protocol import Instruments, Watch
+from vnas.profiler.looking import Watch
+from vnas.profiler.phases import StoppingRule, WarmUpRule
+from vnas.profiler.protocol import Findings, Instruments, Report, Run
 from vnas.profiler.timers import Call, CudaEventTimer, EnqueueTimer, HostTimer
 
 
@@ -61,3 +63,14 @@ class SimulatedGpu:
             capture=self.capture,
             watch=watch,
         )
+
+
+def run_protocol(
+    call: Call, instruments: Instruments, warmup: WarmUpRule, rule: StoppingRule, report: Report | None = None
+) -> Findings:
+    """One callable alone, from check to summary."""
+    run = Run(call, instruments, warmup, rule, report)
+    run.prepare()
+    while not run.done:
+        run.turn()
+    return run.finish()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 
 import pytest
-from simulated_gpu import SimulatedGpu
+from simulated_gpu import SimulatedGpu, run_protocol
 
 from vnas.errors import MeasurementError
 from vnas.profiler.energy import Energy
 from vnas.profiler.phases import StoppingRule, WarmUpRule
-from vnas.profiler.protocol import Findings, Instruments, Progress, run_protocol
+from vnas.profiler.protocol import Findings, Instruments, Progress
 from vnas.profiler.telemetry import Snapshot
 from vnas.profiler.timers import Call, ReplayTimer
 

@@ -318,21 +318,6 @@ class Run:
         return (None, (found,)) if isinstance(found, str) else (found, ())
 
 
-def run_protocol(
-    call: Call, instruments: Instruments, warmup: WarmUpRule, rule: StoppingRule, report: Report | None = None
-) -> Findings:
-    """One callable alone, from check to summary.
-
-    Raises:
-        MeasurementError: the callable raised, or a timer gave a time that cannot be; names the phase.
-    """
-    run = Run(call, instruments, warmup, rule, report)
-    run.prepare()
-    while not run.done:
-        run.turn()
-    return run.finish()
-
-
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     was_enabled = gc.isenabled()
