@@ -194,6 +194,12 @@ def test_rounds_by_process() -> None:
     }
 
 
+def test_filling_up_ends_with_the_block_that_is_enough() -> None:
+    blocks = [Block(0, 0, 0.0, 4, pace) for pace in (5.0, 7.0, 8.0, 9.0)]
+    for enough, kept in [(4, 1), (5, 2), (8, 2), (12, 3), (99, 4)]:
+        assert [block.discarded for block in sift(blocks, 5.0, enough)] == [None] * kept + ["slowed"] * (4 - kept)
+
+
 BLOCKS = st.lists(
     st.builds(
         Block,
