@@ -218,6 +218,24 @@ def test_a_net_that_fails_in_the_middle_leaves_the_others_their_turns() -> None:
     assert log.calls.count("c") == 1
 
 
+def test_a_net_alone_makes_no_untimed_calls_between_its_turns() -> None:
+    log = Log()
+    timer = ReplayTimer(itertools.cycle([15.625, 31.25]))
+    (found,) = measure_all([log.job("a")], device="cpu", rules=LONG, timer=timer)
+    assert isinstance(found, Measurement)
+    assert len({block.round for block in found.blocks}) > 3
+    # The check and the call that begins the first turn are beside the warm-up and the samples.
+    assert len(log.calls) == 2 + found.warmup_iterations + found.n
+
+
+def test_a_runtime_with_threads_of_its_own_is_measured_without_the_reference_operation() -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnxscript", reason="needs onnxscript, for the export")
+    result = quick(net(), torch.zeros(1, 3, 8, 8), runtime="onnxruntime")
+    assert result.quiet_us is None
+    assert {block.pace_us for block in result.blocks} == {None}
+
+
 def test_the_device_is_locked_while_it_is_measured_and_free_afterwards() -> None:
     seen: list[bool] = []
 

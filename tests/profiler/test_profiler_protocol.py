@@ -272,3 +272,29 @@ class Steady:
 
     def read_us(self) -> float:
         return 5.0
+
+
+class Slowed:
+    """Quiet once, twice as slow ever after."""
+
+    quiet_us = 5.0
+
+    def read_us(self) -> float:
+        return 10.0
+
+
+def test_a_cpu_that_is_slowed_all_the_time_is_contended() -> None:
+    instruments = Instruments(
+        ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None, load=Quiet(), pace=Slowed(), patience_seconds=0.0
+    )
+    found = run_protocol(lambda: None, instruments, WarmUpRule(), RULE)
+    assert (found.contention, found.other_cpus) == ("yes", 0.0)
+    assert any("slowed nearly all the time" in note for note in found.notes)
+
+
+class Quiet:
+    def start(self) -> None:
+        pass
+
+    def other_cpus(self) -> float | None:
+        return 0.0
