@@ -190,10 +190,9 @@ print(json.dumps([dataclasses.asdict(before), dataclasses.asdict(after)]))
 # A whole measurement over the stand-in: the call itself changes what NVML says, at the given call.
 PROTOCOL = """
 import dataclasses, itertools, json, os
-from simulated_gpu import SimulatedGpu
+from simulated_gpu import SimulatedGpu, run_protocol
 from vnas.profiler.nvml import open_gpu
 from vnas.profiler.phases import StoppingRule, WarmUpRule
-from vnas.profiler.protocol import run_protocol
 
 gpu = SimulatedGpu(kernels=2, launch_ns=1_000_000, kernel_ns=9_000_000)
 changes = {changes!r}
