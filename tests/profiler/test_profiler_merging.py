@@ -228,7 +228,7 @@ def test_sifting_marks_what_is_slow_or_nothing_and_loses_no_sample(
         assert quiet_us is not None
         assert kept_count(sifted) >= enough
         paces = [block.pace_us for block in sifted if block.discarded is None and block.pace_us is not None]
-        limit = max([1.15 * quiet_us, *paces])
+        limit = max([1.08 * quiet_us, *paces])
         for block, marked in zip(sifted, slow, strict=True):
             if block.discarded != "throttled":
                 assert marked == (block.pace_us is not None and block.pace_us > limit)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -21,6 +22,7 @@ from vnas.profiler.environment import Environment, capture_environment
 from vnas.profiler.lock import device_lock, lock_key
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.pace import HandoffPace
+from vnas.profiler.pace_record import known_quiet_us, record_path, remember
 from vnas.profiler.phases import StoppingRule, WarmUpRule
 from vnas.profiler.plan import Rules
 from vnas.profiler.protocol import Findings, Instruments, Progress, Report, Run
@@ -151,12 +153,21 @@ def measure_all(
     told = progress
     waiting = None if told is None else lambda line: told(Progress(line))
     with device_lock(lock_key(place), on_wait=waiting) as held, _settings(place, rules.threads), ExitStack() as stack:
-        pace = HandoffPace(quiet_us) if place.type == "cpu" and timer is None else None
+        pace = None
+        if place.type == "cpu" and timer is None:
+            record = record_path(torch.get_num_threads())
+            known = [one for one in (quiet_us, known_quiet_us(record)) if one is not None]
+            pace = HandoffPace(min(known, default=None))
+            stack.callback(_remember, record, pace)
         bench = _Bench(place, timer, pace, rule, rules, process, progress, stack)
         seats = [bench.seat(job) for job in jobs]
         _rounds([seat for seat in seats if seat.error is None], random.Random(f"{seed}/{process}"))
         notes = (held.note,) if held.note is not None else ()
         return [bench.result(seat, notes) for seat in seats]
+
+
+def _remember(record: Path | None, pace: HandoffPace) -> None:
+    remember(record, pace.seen_us)
 
 
 def _rounds(seats: list[_Seat], order: random.Random) -> None:

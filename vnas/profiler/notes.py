@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from vnas.profiler.blocks import SLOWED_FACTOR, Block
+from vnas.profiler.blocks import ASIDE_FACTOR, Block
 from vnas.profiler.cpu_load import cpu_contention
 from vnas.profiler.phases import MAX_DISCARDED, Sampling, WarmUp, WarmUpRule
 from vnas.profiler.telemetry import Snapshot
@@ -45,7 +45,7 @@ def slowed_notes(blocks: Sequence[Block], discarded_ms: Sequence[float], disturb
         share = slowed / sum(block.count for block in blocks)
         yield (
             f"the machine was slowed for {share:.0%} of the samples (its threads handed work over more than "
-            f"{SLOWED_FACTOR - 1:.0%} slower than at its quietest); they are put aside, their median is "
+            f"{ASIDE_FACTOR - 1:.0%} slower than at its quietest); they are put aside, their median is "
             f"{statistics.median(discarded_ms):.4g} ms"
         )
     if disturbed:

@@ -35,12 +35,18 @@ class HandoffPace:
     def __init__(self, known_quiet_us: float | None = None, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self._clock = clock
         self._values = torch.zeros(GRAIN * min(torch.get_num_threads(), MOST_THREADS) + 64)
-        self._lowest = [] if known_quiet_us is None else [known_quiet_us, known_quiet_us]
+        self._known_us = known_quiet_us
+        self._lowest: list[float] = []
+
+    @property
+    def seen_us(self) -> float | None:
+        """The second lowest reading, so that no single one decides; None before the first."""
+        return self._lowest[-1] if self._lowest else None
 
     @property
     def quiet_us(self) -> float | None:
-        """The second lowest reading, so that no single one decides."""
-        return self._lowest[-1] if self._lowest else None
+        """Pace of the undisturbed machine: the lower of what was known and what was seen."""
+        return min((one for one in (self._known_us, self.seen_us) if one is not None), default=None)
 
     def read_us(self) -> float:
         """Microseconds of the operation: the best of a few short bursts, so that an interrupt does not count."""
