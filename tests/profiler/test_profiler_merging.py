@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnas.profiler.blocks import Block, by_block, kept_count, sift, split
+from vnas.profiler.blocks import Block, by_block, disturbed, kept_count, sift, split
 from vnas.profiler.environment import Environment
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.merging import kept_rounds, merge, merge_all
@@ -198,6 +198,23 @@ def test_filling_up_ends_with_the_block_that_is_enough() -> None:
     blocks = [Block(0, 0, 0.0, 4, pace) for pace in (5.0, 7.0, 8.0, 9.0)]
     for enough, kept in [(4, 1), (5, 2), (8, 2), (12, 3), (99, 4)]:
         assert [block.discarded for block in sift(blocks, 5.0, enough)] == [None] * kept + ["slowed"] * (4 - kept)
+
+
+def test_what_lies_a_little_above_the_quiet_pace_is_put_aside_and_disturbs_nothing() -> None:
+    blocks = [Block(0, 0, 0.0, 12, pace) for pace in (5.0, 5.39, 5.41, 5.74)]
+    assert [block.discarded for block in sift(blocks, 5.0, 12)] == [None, None, "slowed", "slowed"]
+    assert disturbed([Block(0, 0, 0.0, 4, pace) for pace in (5.0, 5.74)], 5.0) is False
+    assert disturbed([Block(0, 0, 0.0, 4, pace) for pace in (5.0, 5.76)], 5.0) is True
+
+
+def test_the_interval_also_looks_at_moments_a_little_above_the_quiet_pace() -> None:
+    """Those of the third process, 10 % above, are put aside, and yet say how far processes lie apart."""
+    merged = merge(
+        [part(steady(3.0), quiet_us=5.0), part(steady(3.0), quiet_us=5.0), part(steady(3.3), quiet_us=5.5)], 5.0
+    )
+    assert merged.median_ms == pytest.approx(3.0, rel=1e-3)
+    assert len(merged.discarded_ms) == len(steady(3.3))
+    assert merged.interval_ms[1] > 3.3
 
 
 BLOCKS = st.lists(

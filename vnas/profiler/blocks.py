@@ -43,18 +43,18 @@ class Block:
     discarded: Discarded | None = None
 
 
-def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int) -> list[Block]:
+def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int, factor: float = ASIDE_FACTOR) -> list[Block]:
     """The blocks, with those marked that were taken while the machine was slowed.
 
-    Put aside is what lies above ``ASIDE_FACTOR``. Where fewer than ``enough`` samples are undisturbed, the least
-    disturbed ones fill up: the limit is the lowest pace that leaves so many. Throttled blocks stay marked.
+    Put aside is what lies above ``factor`` times the quiet pace. Where fewer than ``enough`` samples are undisturbed,
+    the least disturbed ones fill up: the limit is the lowest pace that leaves so many. Throttled blocks stay marked.
     """
     plain = [
         block if block.discarded == "throttled" else dataclasses.replace(block, discarded=None) for block in blocks
     ]
     if quiet_us is None:
         return plain
-    limit = max(quiet_us * ASIDE_FACTOR, _pace_of_the_first(plain, enough))
+    limit = max(quiet_us * factor, _pace_of_the_first(plain, enough))
     return [
         dataclasses.replace(block, discarded="slowed")
         if block.discarded is None and block.pace_us is not None and block.pace_us > limit

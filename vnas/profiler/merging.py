@@ -8,7 +8,7 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 
-from vnas.profiler.blocks import Block, by_block, disturbed, sift, split
+from vnas.profiler.blocks import SLOWED_FACTOR, Block, by_block, disturbed, sift, split
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.notes import ABOUT_THE_SAMPLES, slowed_notes
 from vnas.profiler.phases import StopReason
@@ -47,7 +47,8 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         return parts[0]
     blocks, samples = _joined(parts)
     sifted = sift(blocks, quiet_us, ENOUGH)
-    of_processes = _of_processes(sifted, samples)
+    # Moments a little slower tell how processes differ as well as the quietest do, and there are more of them.
+    of_processes = _of_processes(sift(blocks, quiet_us, ENOUGH, SLOWED_FACTOR), samples)
     if len(of_processes) < 2:
         # What counts is of one process; how processes differ is then told by the least slowed samples of each.
         own = [block for of_one in _by_process(blocks) for block in sift(of_one, quiet_us, ENOUGH_OF_ONE)]
