@@ -52,18 +52,31 @@ def helping(module: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, check=True)
 
 
-def spin() -> None:
-    """Busy for a millisecond, whatever the machine."""
-    end = time.perf_counter_ns() + 1_000_000
-    while time.perf_counter_ns() < end:
-        pass
+def spin(microseconds: int) -> Callable[[], None]:
+    """Busy for so long, whatever the machine."""
+
+    def busy() -> None:
+        end = time.perf_counter_ns() + 1_000 * microseconds
+        while time.perf_counter_ns() < end:
+            pass
+
+    return busy
 
 
-def overhead() -> float:
-    """Percent that a measurement takes beyond the sum of its samples."""
+def overhead(microseconds: int, threads: int) -> float:
+    """Percent that a measurement takes beyond the sum of all its samples, those put aside included."""
     began = time.perf_counter()
-    result = measure(spin, max_warmup_seconds=0.0, min_samples=500, min_seconds=0.0, max_seconds=0.5)
-    return 100.0 * ((time.perf_counter() - began) * 1e3 / sum(result.samples_ms) - 1.0)
+    result = measure(
+        spin(microseconds),
+        device="cpu",
+        threads=threads,
+        target_relative=1e-9,
+        max_warmup_seconds=0.0,
+        min_seconds=0.0,
+        max_seconds=0.5,
+    )
+    took_ms = (time.perf_counter() - began) * 1e3
+    return 100.0 * (took_ms / (sum(result.samples_ms) + sum(result.discarded_ms)) - 1.0)
 
 
 def rows() -> list[Row]:
@@ -79,7 +92,16 @@ def rows() -> list[Row]:
         Row("cost(vanillanet_5)", "ms", 50.0, seconds(lambda: cost(small), 25, 1e3)),
         Row("cost(vanillanet_13)", "ms", 50.0, seconds(lambda: cost(large), 25, 1e3)),
         Row("front of 10,000 points, all on it", "ms", 50.0, seconds(lambda: non_dominated(front), 25, 1e3)),
-        Row("measure() beyond its samples", "%", 5.0, [overhead() for _ in range(11)]),
+        *(
+            Row(
+                f"measure() beyond its samples: calls of {microseconds / 1e3:g} ms, {threads} threads",
+                "%",
+                5.0,
+                [overhead(microseconds, threads) for _ in range(11)],
+            )
+            for microseconds in (20, 100, 1_000, 10_000)
+            for threads in (1, 2)
+        ),
     ]
 
 

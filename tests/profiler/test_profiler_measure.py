@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from nvml_processes import run_python
 
 import vnas.profiler
 from vnas.errors import DeviceError, MeasurementError, UsageError
-from vnas.profiler import Measurement, Progress, ReplayTimer, measure
+from vnas.profiler import Energy, Measurement, Progress, ReplayTimer, measure, rapl
+from vnas.profiler.cpu_load import CpuLoad
 from vnas.profiler.measuring import Job, measure_all
 from vnas.profiler.plan import Rules
 
@@ -50,7 +52,7 @@ def test_a_module_on_the_cpu() -> None:
     assert result.energy_mj is None
     assert result.processes == 1
     assert result.page_faults is not None
-    assert result.quiet_us is not None
+    assert (result.quiet_us is None) == (torch.get_num_threads() == 1)
     assert {block.process for block in result.blocks} == {0}
     assert sum(block.count for block in result.blocks) == result.n + len(result.discarded_ms)
     assert result.interval_method == "one process"
@@ -283,6 +285,28 @@ def test_no_module_names_another_part_of_vnas() -> None:
             if line.lstrip().startswith(("from vnas", "import vnas")):
                 # The root package holds the version and nothing else.
                 assert line.strip() == "import vnas" or line.split()[1].startswith(("vnas.errors", "vnas.profiler"))
+
+
+def test_energy_on_a_cpu_is_that_of_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = Energy("rapl", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 1.0)
+    calls: list[str] = []
+    asked: list[float] = []
+
+    def packages(call: Callable[[], object], *, window_seconds: float) -> Energy:
+        calls.clear()
+        call()
+        asked.append(window_seconds)
+        return energy
+
+    monkeypatch.setattr(rapl, "measure", packages)
+    monkeypatch.setattr(CpuLoad, "other_cpus", lambda load: 0.0)
+    result = quick(lambda: calls.append("made"), energy_seconds=2.0)
+    assert (calls, asked) == (["made"], [2.0])
+    assert (result.energy, result.energy_mj) == (energy, 12.0)
+    monkeypatch.setattr(rapl, "measure", lambda call, *, window_seconds: "no energy: no counter")
+    without = quick(lambda: None, energy_seconds=2.0)
+    assert without.energy is None
+    assert "no energy: no counter" in without.notes
 
 
 def test_help_needs_no_torch() -> None:

@@ -146,10 +146,8 @@ def test_the_quiet_pace_is_that_of_all_nets_of_the_call() -> None:
     _, merged = merge_all([one, two])
     assert merged.median_ms == pytest.approx(3.0)
     assert len(merged.discarded_ms) == 42
-    assert (merged.contention, merged.notes[1].startswith("the machine was slowed for 51% of the samples")) == (
-        "no",
-        True,
-    )
+    assert merged.notes[1].startswith("the machine was slowed for 51% of the samples")
+    assert merged.contention == "yes"  # most of the time
     # What counts is of one process; that the other took 4 ms at its least slowed leaves that much open.
     assert merged.interval_ms[1] > 4.0
 
@@ -160,7 +158,7 @@ def test_samples_that_fill_up_are_said_to_be_disturbed() -> None:
     # Five are quiet and twelve are wanted: the 21 at 8 us fill up, those at 9 do not count.
     assert len(merged.samples_ms) == 26
     assert merged.contention == "yes"
-    assert any("slowed nearly all the time" in note for note in merged.notes)
+    assert any("slowed most of the time" in note for note in merged.notes)
 
 
 def test_what_one_process_saw_counts_for_all() -> None:

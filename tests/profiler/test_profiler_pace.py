@@ -13,11 +13,12 @@ from vnas.profiler.telemetry import Snapshot
 
 def ticking(*burst_us: float) -> HandoffPace:
     """A pace whose bursts take these times for each operation, three to a reading."""
-    instants: list[int] = [0]
+    instants = [0]
     for us in burst_us:
-        instants.append(instants[-1] + int(us * 1e3 * BURST))
-    pairs = itertools.chain.from_iterable(itertools.pairwise(instants))
-    return HandoffPace(clock=lambda: next(pairs))
+        last = instants[-1]
+        instants += [last, *(last + int(us * 1e3 * (count + 1)) for count in range(BURST))]
+    later = iter(instants[1:])
+    return HandoffPace(clock=lambda: next(later))
 
 
 def test_a_reading_is_the_best_of_its_bursts() -> None:
@@ -25,6 +26,13 @@ def test_a_reading_is_the_best_of_its_bursts() -> None:
     assert pace.quiet_us is None
     assert pace.read_us() == pytest.approx(5.0)
     assert pace.read_us() == pytest.approx(6.0)
+
+
+def test_where_cpus_are_short_a_reading_ends_with_the_operation_that_shows_it() -> None:
+    instants = iter([0, 5_000, 600_000])
+    pace = HandoffPace(clock=lambda: next(instants))
+    assert pace.read_us() == pytest.approx(300.0)
+    assert list(instants) == []
 
 
 def test_the_quiet_pace_is_the_second_lowest_reading() -> None:

@@ -114,9 +114,18 @@ def test_a_measurement_knows_what_earlier_ones_saw_and_adds_to_it(
     record.write_text("[0.002, 0.001, 3.0]")
     monkeypatch.setattr("vnas.profiler.measuring.record_path", lambda threads: record)
     net = torch.nn.Linear(4, 4)
-    found = measure(net, torch.zeros(1, 4), device="cpu", min_seconds=0.0, max_seconds=0.2)
+    found = measure(net, torch.zeros(1, 4), device="cpu", threads=2, min_seconds=0.0, max_seconds=0.2)
     assert found.quiet_us == 0.002
     assert found.contention == "yes"
     *before, added = json.loads(record.read_text())
     assert before == [0.002, 0.001, 3.0]
     assert added > 0.002
+
+
+def test_one_thread_hands_nothing_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "pace.json"
+    record.write_text("[0.002, 0.001]")
+    monkeypatch.setattr("vnas.profiler.measuring.record_path", lambda threads: record)
+    found = measure(lambda: None, device="cpu", threads=1, min_seconds=0.0, max_seconds=0.2)
+    assert (found.quiet_us, found.discarded_ms) == (None, ())
+    assert record.read_text() == "[0.002, 0.001]"

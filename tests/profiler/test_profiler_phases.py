@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -212,6 +214,30 @@ def test_where_too_few_samples_are_undisturbed_the_least_disturbed_ones_fill_up_
     assert kept == [5.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0]
     assert 20 <= len(sampling.samples_ms) <= 28
     assert sampling.disturbed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.6])
+def test_looks_at_the_device_and_at_the_interval_stay_rare_however_much_is_put_aside(share: float) -> None:
+    """A block of 50 ms holds five calls of 10 ms or more, but where a look at the interval is due."""
+    random = Random(1)
+    paces = (Look(pace_us=8.0 if random.random() < share else 5.0) for _ in itertools.count())
+    rule = StoppingRule(target_relative=1e-9, min_samples=50, min_seconds=0.0, max_seconds=15.0)
+    noise = itertools.cycle([9.0, 11.0])
+    sampling = sample(ReplayTimer(noise), nothing, rule, Scripted(paces, quiet_us=5.0))
+    by_time = len(sampling.samples_ms + sampling.discarded_ms) / 5
+    # Each of the looks at the interval, some 5 + log(1500 / 50) / log(1.25), may cut a block short.
+    assert len(sampling.blocks) <= by_time + 30
+
+
+def test_a_boost_at_the_beginning_is_not_taken_for_the_machine() -> None:
+    """Five blocks of a boosted clock, then a machine that is 12 % slower for good."""
+    looks = Scripted((Look(pace_us=us) for us in itertools.chain([5.0] * 6, itertools.repeat(5.6))), quiet_us=5.0)
+    rule = StoppingRule(target_relative=1e-9, min_samples=20, min_seconds=0.0, max_seconds=3.0)
+    noise = itertools.chain([10.0, 10.25] * 10, itertools.cycle([11.0, 11.25]))
+    sampling = sample(ReplayTimer(noise), nothing, rule, looks)
+    assert statistics.median(sampling.samples_ms) >= 11.0
+    assert sampling.discarded_ms == ()
+    assert not sampling.disturbed
 
 
 def test_throttled_samples_are_thrown_away_and_others_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import pytest
@@ -64,9 +65,10 @@ def test_launch_bound_from_eight_tenths_on(kernel_ns: int, bound: bool) -> None:
 def test_the_gpu_is_looked_at_before_during_and_after() -> None:
     watch = Watcher()
     found = run(SimulatedGpu(kernels=10, launch_ns=2_000_000, kernel_ns=100_000), watch)
-    assert watch.looks[0] == watch.looks[-1] == "snapshot"
+    # The last two come after the samples and after the other timers.
+    assert watch.looks[0] == watch.looks[-1] == watch.looks[-2] == "snapshot"
     # 50 calls of 20.1 ms are a second of sampling: one look each half second.
-    assert set(watch.looks[1:-1]) == {"glance"}
+    assert set(watch.looks[1:-2]) == {"glance"}
     assert watch.looks.count("glance") in (3, 4)
     assert len(found.telemetry) == len(watch.looks)
     assert (found.throttled, found.contention) == (False, "no")
@@ -242,9 +244,143 @@ def test_a_call_that_returns_before_the_gpu_is_done_is_timed_to_its_end() -> Non
     assert found.enqueue_samples_ms == pytest.approx([0.01] * len(found.enqueue_samples_ms))
 
 
+@pytest.mark.parametrize(
+    ("kernel_ns", "side_ns"),
+    [
+        (0, 5_000_000),  # everything lies on the other stream
+        (2_000_000, 5_000_000),  # a part of it
+        (5_000_000, 7_000_000),
+        (0, 200_000),  # a short call
+    ],
+)
+def test_work_on_another_stream_is_not_a_good_number(kernel_ns: int, side_ns: int) -> None:
+    found = run(SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=kernel_ns, side_ns=side_ns))
+    assert found.summary.interval.median == pytest.approx((10_000 + kernel_ns) / 1e6)
+    assert found.host_samples_ms == pytest.approx([(10_000 + side_ns) / 1e6] * 50)
+    assert not found.valid
+    assert found.sampling.valid
+    (note,) = (note for note in found.notes if note.startswith("INVALID: "))
+    assert "work that the events on torch's current stream do not see" in note
+    assert f"{0.01 + side_ns / 1e6:.4g} ms end to end" in note
+    assert "torch.cuda.current_stream().wait_stream(other)" in note
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=0, side_ns=5_000_000, joined=True),
+        SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=5_000_000, side_ns=5_000_000),  # hidden behind the events
+        SimulatedGpu(
+            kernels=1, launch_ns=5_000, kernel_ns=1_000, wait_ns=60_000
+        ),  # the wait takes longer than the call
+        SimulatedGpu(kernels=200, launch_ns=10_000, kernel_ns=1_000, wait_ns=60_000),
+        SimulatedGpu(kernels=1, launch_ns=5_000_000, kernel_ns=0),  # the host's own work lies between the events
+    ],
+)
+def test_work_that_the_events_see_is_no_reason_to_doubt(gpu: SimulatedGpu) -> None:
+    found = run(gpu)
+    assert found.valid
+    assert found.notes == ()
+
+
+ENERGY = Energy("nvml", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 100.0)
+
+
+class Phased:
+    """Telemetry of a GPU whose state a test sets."""
+
+    def __init__(self) -> None:
+        self.now = CALM
+
+    def snapshot(self) -> Snapshot:
+        return self.now
+
+    glance = snapshot
+
+
+@pytest.mark.parametrize("phase", ["host", "energy"])
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_process_that_comes_after_the_samples_is_contention_and_costs_the_energy(phase: str, stays: bool) -> None:
+    gpu, watch = SimulatedGpu(kernels=1, launch_ns=2_000_000, kernel_ns=100_000), Phased()
+
+    def come(progress: Progress) -> None:
+        if progress.phase == phase:
+            watch.now = Snapshot(event_reasons=(), other_processes=2)
+
+    def measured(call: Call) -> Energy:
+        if not stays:
+            watch.now = CALM
+        return ENERGY
+
+    instruments = dataclasses.replace(gpu.instruments(watch), energy=measured)
+    found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE, come)
+    if phase == "energy" and not stays:  # no look saw it
+        assert (found.contention, found.energy, found.notes) == ("no", ENERGY, ())
+        return
+    assert found.contention == "yes"
+    assert found.energy is None
+    after, reason = found.notes
+    assert after.startswith("contention: up to 2 other compute processes came to the GPU after the samples")
+    assert reason == (
+        "no energy: up to 2 other compute processes were on the GPU in its window, and the counter does not tell them "
+        "apart; end them and measure again"
+    )
+
+
+def test_a_process_that_was_there_all_the_time_is_said_once_and_costs_the_energy() -> None:
+    gpu, watch = SimulatedGpu(kernels=1, launch_ns=2_000_000, kernel_ns=100_000), Phased()
+    watch.now = Snapshot(event_reasons=(), other_processes=1)
+    instruments = dataclasses.replace(gpu.instruments(watch), energy=lambda call: ENERGY)
+    found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE)
+    assert found.energy is None
+    assert [note.partition(":")[0] for note in found.notes] == ["contention", "no energy"]
+
+
+def test_throttling_after_the_samples_is_noted_as_such() -> None:
+    gpu, watch = SimulatedGpu(kernels=1, launch_ns=2_000_000, kernel_ns=100_000), Phased()
+
+    def heat(progress: Progress) -> None:
+        if progress.phase == "enqueue":
+            watch.now = HOT
+
+    found = run_protocol(gpu.call, gpu.instruments(watch), WarmUpRule(), RULE, heat)
+    assert found.throttled is True
+    assert found.sampling.discarded_ms == ()
+    assert found.notes == (
+        "throttled after the samples, while the host, enqueue and graph times or the energy were taken: clocks event "
+        "reasons hw_thermal_slowdown; let the device cool and measure again",
+    )
+
+
+class Phases(Rivals):
+    """Others are idle while the samples are taken, and keep half a CPU busy later."""
+
+    def other_cpus(self) -> float | None:
+        super().other_cpus()
+        self.asked = getattr(self, "asked", 0) + 1
+        return 0.0 if self.asked == 1 else 0.5
+
+
+def test_the_energy_of_contended_cpus_is_none_with_the_reason() -> None:
+    calls: list[int] = []
+    phases = Phases(calls)
+
+    def measured(call: Call) -> Energy:
+        call()
+        return ENERGY
+
+    instruments = Instruments(ReplayTimer(iter(lambda: 5.0, None)), lambda: None, load=phases, energy=measured)
+    found = run_protocol(lambda: calls.append(1), instruments, WarmUpRule(), RULE)
+    assert phases.counted == 1  # over the energy's window alone
+    assert (found.contention, found.other_cpus, found.energy) == ("no", 0.0, None)
+    assert found.notes == (
+        "no energy: other processes kept 0.5 CPUs busy in its window, and the counter does not tell them apart; "
+        "measure again when they have ended",
+    )
+
+
 def test_energy_comes_with_the_result_or_its_reason() -> None:
-    energy = Energy("nvml", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 100.0)
-    for given, expected, notes in [(energy, energy, ()), ("no counter", None, ("no counter",))]:
+    for given, expected, notes in [(ENERGY, ENERGY, ()), ("no counter", None, ("no counter",))]:
         instruments = Instruments(
             ReplayTimer(iter(lambda: 5.0, None)), finish=lambda: None, energy=lambda call, given=given: given
         )
@@ -289,7 +425,7 @@ def test_a_cpu_that_is_slowed_all_the_time_is_contended() -> None:
     )
     found = run_protocol(lambda: None, instruments, WarmUpRule(), RULE)
     assert (found.contention, found.other_cpus) == ("yes", 0.0)
-    assert any("slowed nearly all the time" in note for note in found.notes)
+    assert any("slowed most of the time" in note for note in found.notes)
 
 
 class Quiet:

@@ -17,6 +17,13 @@ SLOWED_FACTOR = 1.15
 """A pace this much above the quietest one is another state of the machine: the states seen lie 60 % apart, and a third
 one that is seldom seen lies in between."""
 
+ASIDE_SHARE = 0.25
+"""Of the samples below ``SLOWED_FACTOR`` that must lie below ``ASIDE_FACTOR`` too, for the others to be put aside.
+Where fewer do, the quietest moments are not the machine's usual state but, say, a boost at the beginning."""
+
+MOSTLY = 0.5
+"""Share of samples put aside beyond which the machine was contended, whatever the others show."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -46,7 +53,8 @@ class Block:
 def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int, factor: float = ASIDE_FACTOR) -> list[Block]:
     """The blocks, with those marked that were taken while the machine was slowed.
 
-    Put aside is what lies above ``factor`` times the quiet pace. Where fewer than ``enough`` samples are undisturbed,
+    Put aside is what lies above ``factor`` times the quiet pace, or above ``SLOWED_FACTOR`` times where too little lies
+    below. Where fewer than ``enough`` samples are undisturbed,
     the least disturbed ones fill up: the limit is the lowest pace that leaves so many. Throttled blocks stay marked.
     """
     plain = [
@@ -54,7 +62,10 @@ def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int, factor: f
     ]
     if quiet_us is None:
         return plain
-    limit = max(quiet_us * factor, _pace_of_the_first(plain, enough))
+    near = quiet_us * factor
+    if _count_up_to(plain, near) < ASIDE_SHARE * _count_up_to(plain, quiet_us * SLOWED_FACTOR):
+        near = quiet_us * SLOWED_FACTOR
+    limit = max(near, _pace_of_the_first(plain, enough))
     return [
         dataclasses.replace(block, discarded="slowed")
         if block.discarded is None and block.pace_us is not None and block.pace_us > limit
@@ -64,10 +75,22 @@ def sift(blocks: Sequence[Block], quiet_us: float | None, enough: int, factor: f
 
 
 def disturbed(blocks: Sequence[Block], quiet_us: float | None) -> bool:
-    """Whether any of the blocks that count was taken while the machine was slowed, for want of others."""
+    """Whether the machine was slowed for most samples, or for any that count, for want of others."""
+    slowed = sum(block.count for block in blocks if block.discarded == "slowed")
+    if slowed > MOSTLY * sum(block.count for block in blocks):
+        return True
     return quiet_us is not None and any(
         block.discarded is None and block.pace_us is not None and block.pace_us > quiet_us * SLOWED_FACTOR
         for block in blocks
+    )
+
+
+def _count_up_to(blocks: Sequence[Block], limit_us: float) -> int:
+    """Samples at a known pace up to the limit."""
+    return sum(
+        block.count
+        for block in blocks
+        if block.discarded is None and block.pace_us is not None and block.pace_us <= limit_us
     )
 
 

@@ -154,7 +154,8 @@ def measure_all(
     waiting = None if told is None else lambda line: told(Progress(line))
     with device_lock(lock_key(place), on_wait=waiting) as held, _settings(place, rules.threads), ExitStack() as stack:
         pace = None
-        if place.type == "cpu" and timer is None:
+        # One thread hands nothing over, and does not notice the states that the pace tells of.
+        if place.type == "cpu" and timer is None and torch.get_num_threads() > 1:
             record = record_path(torch.get_num_threads())
             known = [one for one in (quiet_us, known_quiet_us(record)) if one is not None]
             pace = HandoffPace(min(known, default=None))
@@ -320,7 +321,7 @@ class _Bench:
             page_faults=findings.page_faults,
             energy=findings.energy,
             error=prepared.error,
-            valid=sampling.valid,
+            valid=findings.valid,
             quiet_us=sampling.quiet_us,
             blocks=sampling.blocks,
             discarded_ms=sampling.discarded_ms,

@@ -19,7 +19,8 @@ from vnas.profiler.telemetry import Contention
 LEVEL = 0.95
 
 ENOUGH = 12
-"""Undisturbed samples of all processes together from which the others are put aside."""
+"""Samples of all processes together that count at least. More of them would be filled up with slowed ones, which draw
+the median further than a small number of quiet ones leaves it uncertain."""
 
 ENOUGH_OF_ONE = 3
 """Of one process, or one round of it, for its median to count."""
@@ -53,6 +54,7 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         # What counts is of one process; how processes differ is then told by the least slowed samples of each.
         own = [block for of_one in _by_process(blocks) for block in sift(of_one, quiet_us, ENOUGH_OF_ONE)]
         of_processes = _of_processes(own, samples)
+    counting = _of_processes(sifted, samples)
     kept, others = split(sifted, samples)
     median = statistics.median(kept)
     half = _half_width(of_processes)
@@ -94,7 +96,7 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         discarded_ms=others,
         telemetry=tuple(look for part in parts for look in part.telemetry),
         notes=(
-            *([] if noise_ok else [_noise_note(first.target_relative, interval, median, of_processes)]),
+            *([] if noise_ok else [_noise_note(first.target_relative, interval, median, counting)]),
             *slowed_notes(sifted, others, slowed),
             *_once(note for part in parts for note in part.notes if not note.startswith(ABOUT_THE_SAMPLES)),
         ),

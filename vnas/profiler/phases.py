@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from vnas.errors import MeasurementError, UsageError
-from vnas.profiler.blocks import Block, disturbed, kept_count, sift, split
+from vnas.profiler.blocks import Block, disturbed, sift, split
 from vnas.profiler.statistics import MedianInterval, dependence, median_interval
 from vnas.profiler.timers import Call, Timer
 
@@ -26,6 +26,9 @@ StopReason = Literal["target met", "time limit", "sample limit"]
 
 MAX_DISCARDED = 0.5
 """Share of the samples that may be thrown away as throttled before the result is invalid."""
+
+LEAST_SHARE = 0.1
+"""Of the samples that is taken to count from here to the next look at the interval, at least."""
 
 LONG_CALL_MS = 100.0
 """From here on the few milliseconds of a look are no pause that an untimed call would have to make good."""
@@ -340,12 +343,11 @@ class Sampler:
         rule, timer, samples = self._rule, self._timer, self._samples
         first = len(samples)
         opened = timer.now() - self._offset
-        kept = kept_count(self._blocks) if self._blocks else 0
         while True:
             samples.append(_take(timer, self._call, self._phase))
             self.seconds = timer.now() - self._offset
             count = len(samples) - first
-            check_due = kept + count >= self._next_check and self.seconds >= rule.min_seconds
+            check_due = len(samples) >= self._next_check and self.seconds >= rule.min_seconds
             limit = self.seconds >= rule.max_seconds or len(samples) >= rule.max_samples
             if check_due or limit or self.seconds - opened >= self._looks.block_seconds or self.seconds >= turn_end:
                 break
@@ -378,7 +380,11 @@ class Sampler:
             if interval.level >= rule.stop_level and interval.relative_width <= rule.target_relative:
                 self.stop_reason = "target met"
                 return
-            self._next_check = max(self._next_check, math.ceil(len(kept) * rule.growth))
+        # The next look at the interval is due when those that count have grown; as many will be put aside as so far.
+        share = max(len(kept) / len(self._samples), LEAST_SHARE)
+        missing = rule.min_samples - len(kept)
+        growth = math.ceil(len(kept) * (rule.growth - 1.0) / share)
+        self._next_check = len(self._samples) + (missing if missing > 0 else growth)
         if at_limit:
             self.stop_reason = "time limit" if self.seconds >= rule.max_seconds else "sample limit"
 
@@ -429,12 +435,22 @@ def guarded(step: Callable[[], T], phase: str) -> T:
     except MeasurementError:
         raise
     except Exception as error:
-        raise MeasurementError(f"{phase}: the callable raised {type(error).__name__}: {error}") from error
+        raise _raised(error, phase) from error
+
+
+def _raised(error: Exception, phase: str) -> MeasurementError:
+    return MeasurementError(f"{phase}: the callable raised {type(error).__name__}: {error}")
 
 
 def _take(timer: Timer, call: Call, phase: str) -> float:
-    elapsed = guarded(lambda: timer.time(call), phase)
-    if not (math.isfinite(elapsed) and elapsed > 0):
+    # As in ``guarded``, without its closure: this runs once a sample, and a sample may be of microseconds.
+    try:
+        elapsed = timer.time(call)
+    except MeasurementError:
+        raise
+    except Exception as error:
+        raise _raised(error, phase) from error
+    if not 0.0 < elapsed < math.inf:
         raise MeasurementError(
             f"{phase}: the timer ({timer.name}) gave {elapsed} ms, which no call can take; "
             "does the callable do its work on the device that is measured?"
