@@ -22,9 +22,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 # Everything that needs a GPU, in under 9 minutes, into reports/<name of the GPU>: `make gpu-report GPU=1`. Installs
-# nothing where $(PYTHON) has torch, timm and pytest, so that a machine without network can run it.
+# nothing where $(PYTHON) has torch, timm, scipy and pytest, so that a machine without network can run it. Make ends with
+# 2 whatever went wrong; `python -m benchmarks.gpu_report` with the code itself (1 a step failed, 3 no such GPU).
 gpu-report:
-	@if $(PYTHON) -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "timm", "pytest"))))'; then \
+	@if $(PYTHON) -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "timm", "scipy", "pytest"))))'; then \
 		$(PYTHON) -m benchmarks.gpu_report $(if $(GPU),--gpu $(GPU)) $(ARGS); \
 	else \
 		$(MAKE) $(VENV)/.installed-test && $(BIN)/python -m benchmarks.gpu_report $(if $(GPU),--gpu $(GPU)) $(ARGS); \

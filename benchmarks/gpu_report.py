@@ -1,29 +1,34 @@
 """Everything that needs a GPU, in one command and under 9 minutes: what is worth most comes first.
 
     make gpu-report                       with PYTHON=python3, or the project's environment where that lacks torch
+    make gpu-report GPU=1
     python -m benchmarks.gpu_report --gpu 0 --out DIR --only known_nets
     python -m benchmarks.gpu_report --minutes 4
 
-It needs no network, no optuna and no pydantic. Each step is a process of its own, so that one that crashes takes no
+It needs no network and no optuna; only the step ``training`` needs pydantic, and fails with a word about it where that is
+missing. Each step is a process of its own, so that one that crashes takes no
 other with it, and this one never touches the GPU beside them. A step must end when the minutes of the steps up to it
 are over: what one leaves, the next one has; one that is still running then is cut, and what it had written stays.
 
 A later study adds its step by adding a row to ``STEPS``: a name, minutes, and a command. In the command ``{python}``,
-``{gpu}``, ``{out}`` (a folder), ``{seconds}`` and ``{minutes}`` (until the step is cut) are filled in. Its exit code
+``{gpu}`` (its index), ``{visible}`` (what CUDA_VISIBLE_DEVICES must be for the step to see that GPU alone, as its
+first), ``{out}`` (a folder), ``{seconds}`` and ``{minutes}`` (until the step is cut) are filled in. Its exit code
 says whether it passed, and what it prints is kept in ``NAME.log``; it writes its results into ``{out}`` as it goes. The
 minutes of all steps must stay below 9 in total.
 
 ``SUMMARY.md`` and ``summary.json`` are written at the start and again after every step.
 
-Exit codes: 0 all steps passed, 1 one failed or was cut, 2 usage, 3 no such GPU, 130 interrupted.
+Exit codes: 0 all steps passed, 1 one failed or was cut, 2 usage, 3 no such GPU, 130 interrupted. ``make`` itself ends
+with 2 whatever the code was, and only prints it (``make: *** [...: gpu-report] Error 3``).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gpu_steps.card import Gpu, clocks_of, probe_gpu
@@ -39,20 +44,21 @@ STEPS = (
     Step(
         "tests",
         2.6,
-        ("{python}", "-m", "pytest", "-m", "gpu", "-ra", "-v", "-p", "no:cacheprovider", "--junitxml={out}/tests.xml",
-         "tests/gpu"),
+        ("env", "CUDA_VISIBLE_DEVICES={visible}", "{python}", "-m", "pytest", "-m", "gpu", "-ra", "-v", "-p",
+         "no:cacheprovider", "--junitxml={out}/tests.xml", "tests/gpu"),
     ),
     Step(
         "known_nets",
-        2.4,
+        2.0,
         ("{python}", "-m", "benchmarks.gpu_steps.known_nets", "--gpu", "{gpu}", "--out", "{out}", "--seconds",
          "{seconds}"),
     ),
     Step(
         "repeatability",
-        2.5,
+        2.7,
         ("{python}", "benchmarks/profiler_repeatability.py", "--gpu", "{gpu}", "--seconds", "1", "--together",
-         "--minutes", "{minutes}", "--out", "{out}/repeatability.md", "--answers", "{out}/repeatability.json"),
+         "--protocols", "VanillaNet", "triton", "--minutes", "{minutes}",
+         "--out", "{out}/repeatability.md", "--answers", "{out}/repeatability.json"),
     ),
     Step(
         "triton",
@@ -65,6 +71,12 @@ STEPS = (
         ("{python}", "-m", "benchmarks.gpu_steps.known_nets", "--gpu", "{gpu}", "--out", "{out}", "--seconds",
          "{seconds}", "--name", "compiled", "--passes", "compile,compile:fp16,compile_max_autotune", "--alone",
          "--nets", "timm:resnet18", "vanillanet_5", "timm:mobilenetv3_large_100"),
+    ),
+    Step(
+        "training",
+        0.5,
+        ("{python}", "-m", "benchmarks.gpu_steps.training", "--gpu", "{gpu}", "--out", "{out}", "--seconds",
+         "{seconds}"),
     ),
 )  # fmt: skip
 
@@ -141,7 +153,7 @@ def run_steps(
         record(Result(step.name, "running", clocks=(before,)))
         began = time.monotonic()
         filled = {"python": sys.executable, "gpu": str(index), "out": str(out), "seconds": f"{left:.0f}"}
-        filled["minutes"] = f"{left / 60:.2f}"
+        filled |= {"minutes": f"{left / 60:.2f}", "visible": visible_alone(index, os.environ)}
         command = [part.format_map(filled) for part in step.command]
         outcome, exit_code = run_step(command, out / f"{step.name}.log", left)
         seconds = time.monotonic() - began
@@ -150,6 +162,17 @@ def run_steps(
             return EXIT_INTERRUPTED
     print(f"written: {out / 'SUMMARY.md'}")
     return EXIT_DONE if all(result.outcome == "passed" for result in results.values()) else EXIT_FAILED
+
+
+def visible_alone(index: int, environment: Mapping[str, str]) -> str:
+    """What CUDA_VISIBLE_DEVICES must be for a process to see one GPU only, as its first.
+
+    Args:
+        index: of the GPU, as torch counts them in this process.
+        environment: of this process; its CUDA_VISIBLE_DEVICES may hold indices or UUIDs, which torch counts in order.
+    """
+    given = environment.get("CUDA_VISIBLE_DEVICES", "").strip()
+    return given.split(",")[index].strip() if given else str(index)
 
 
 def _took(seconds: float | None) -> str:

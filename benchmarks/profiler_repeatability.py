@@ -1,7 +1,7 @@
 """How far apart the answers of one protocol lie when it is asked again, and whether its interval says so.
 
     python benchmarks/profiler_repeatability.py                  about 20 minutes on two cores
-    python benchmarks/profiler_repeatability.py --gpu 0
+    python benchmarks/profiler_repeatability.py --gpu 0 --protocols VanillaNet triton
     python benchmarks/profiler_repeatability.py --seconds 3 --repeats 3 --out rough.md
 
 Each protocol measures each net in fresh processes, ``--repeats`` times, in shuffled order, and is given the same
@@ -16,7 +16,8 @@ all nets one after the other in one process, which saves half of the time on a G
 
 Spread is the largest over the smallest of a protocol's answers, less 1. "Held" is the share of ordered pairs of
 answers in which the interval that comes with one contains the other: for vnas the interval it states, for a mean
-the usual mean +- 1.96 standard errors of its own samples, for a median its order-statistic interval.
+the usual mean +- 1.96 standard errors of its own samples, for a median its order-statistic interval. Fewer than three
+answers say neither: give more --minutes, or fewer --protocols.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ from typing import Any
 NETS = ("timm:resnet18", "timm:mobilenetv3_large_100", "vanillanet_5")
 IMAGE_SIZE = 224
 OURS = "vnas"
+ENOUGH_ANSWERS = 3
+"""Of a protocol, for their spread to say anything."""
+
+TOO_FEW = "too few answers"
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -65,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="start no repeat that would not end within so long")
     parser.add_argument("--together", action="store_true", help="one process a protocol, not one a net")
+    parser.add_argument("--protocols", nargs="+", metavar="NAME", help="of the others, these only (all)")
     parser.add_argument("--out", type=Path, help="file for the table (benchmarks/results/profiler_repeatability...md)")
     parser.add_argument("--answers", type=Path, help="file for every answer, as JSON")
     parser.add_argument("--child", nargs=2, metavar=("PROTOCOL", "NETS"), help=argparse.SUPPRESS)
@@ -74,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         protocol, nets = options.child
         print(json.dumps([child(protocol, net, device, options.seconds) for net in nets.split(",")]))
         return 0
+    unknown = set(options.protocols or ()) - set(protocols(device))
+    if unknown:
+        parser.error(f"--protocols {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(protocols(device))}")
     out = options.out or RESULTS / f"profiler_repeatability{'' if options.gpu is None else '_gpu'}.md"
     answers: list[Answer] = []
     began = time.monotonic()
@@ -96,7 +107,7 @@ def ask(repeat: int, device: str, options: argparse.Namespace) -> list[Answer]:
     """Every protocol once, in shuffled order."""
     groups = [NETS] if options.together else [(net,) for net in NETS]
     tasks: list[tuple[str, tuple[str, ...]]] = [(OURS, NETS)]
-    tasks += [(protocol, nets) for protocol in protocols(device) for nets in groups]
+    tasks += [(protocol, nets) for protocol in options.protocols or protocols(device) for nets in groups]
     random.Random(f"{options.seed}/{repeat}").shuffle(tasks)
     answers: list[Answer] = []
     for protocol, nets in tasks:
@@ -164,13 +175,20 @@ def child(protocol: str, name: str, device: str, seconds: float) -> tuple[float,
         net(images)
         wait()
 
-    with torch.inference_mode():
+    with current(device), torch.inference_mode():
         if protocol == "torch":
             return blocked_autorange(net, images, seconds)
         if protocol == "triton":
             return do_bench(lambda: net(images), seconds)
         warm_ups, calls = {"timm, 40 calls": (10, 40), "timm, all": (10, None), "VanillaNet": (5, 1000)}[protocol]
         return mean_of_calls(call, warm_ups, calls, seconds)
+
+
+def current(device: str) -> AbstractContextManager[object]:
+    """Makes a GPU the one that others time and wait for: Triton's and torch's timers take the current one."""
+    import torch
+
+    return nullcontext() if device == "cpu" else torch.cuda.device(device)
 
 
 def mean_of_calls(call: Callable[[], None], warm_ups: int, calls: int | None, seconds: float) -> tuple[float, ...]:
@@ -215,7 +233,7 @@ def median_and_interval(samples_ms: list[float]) -> tuple[float, ...]:
 
 def report(answers: list[Answer], device: str, options: argparse.Namespace, repeats: int) -> str:
     """The table, what it says, and the machine."""
-    names = [OURS, *protocols(device)]
+    names = [OURS, *(options.protocols or protocols(device))]
     rows = [
         "| net | protocol | median of the answers, ms | spread | interval's width | held |",
         "|---|---|---|---|---|---|",
@@ -226,12 +244,15 @@ def report(answers: list[Answer], device: str, options: argparse.Namespace, repe
         own = [answer for answer in answers if (answer.net, answer.protocol) == (net, name)]
         if not own:
             continue
+        middle = statistics.median(answer.ms for answer in own)
+        width = statistics.median((answer.high_ms - answer.low_ms) / answer.ms for answer in own)
+        if len(own) < ENOUGH_ANSWERS:
+            rows.append(f"| {net} | {name} | {middle:.3f} | {TOO_FEW} | {width:.1%} | {TOO_FEW} |")
+            continue
         spreads[net, name] = max(answer.ms for answer in own) / min(answer.ms for answer in own) - 1
         held = [one.low_ms <= other.ms <= one.high_ms for one, other in itertools.permutations(own, 2)]
         pairs[name] += held
-        middle = statistics.median(answer.ms for answer in own)
-        width = statistics.median((answer.high_ms - answer.low_ms) / answer.ms for answer in own)
-        share = f"{sum(held)} of {len(held)}" if held else "-"
+        share = f"{sum(held)} of {len(held)}"
         rows.append(f"| {net} | {name} | {middle:.3f} | {spreads[net, name]:.1%} | {width:.1%} | {share} |")
     return "\n".join(
         [
@@ -251,7 +272,12 @@ def report(answers: list[Answer], device: str, options: argparse.Namespace, repe
 
 def summary(spreads: dict[tuple[str, str], float], pairs: dict[str, list[bool]], names: list[str]) -> list[str]:
     """Ours against the best of the others, net by net, and how often intervals held."""
-    nets = [net for net in NETS if (net, OURS) in spreads]
+    nets = [net for net in NETS if all((net, name) in spreads for name in names)]
+    if not nets:
+        return [
+            f"- {TOO_FEW.capitalize()} to compare spreads: of each protocol there must be {ENOUGH_ANSWERS} or more; "
+            "give more --minutes, or fewer --protocols."
+        ]
     factors = []
     lines = []
     for net in nets:

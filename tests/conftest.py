@@ -1,6 +1,7 @@
 """For every test: one thread a process, since pytest-xdist runs a process a core and waiting threads would spin.
 
-And device locks of its own for each of these processes, so that they do not wait for each other.
+And device locks of its own for each of these processes, so that they do not wait for each other; and a cache of its
+own, so that nothing is left in the user's.
 """
 
 import atexit
@@ -12,3 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _locks = tempfile.TemporaryDirectory(prefix="vnas-test-locks-")
 atexit.register(_locks.cleanup)
 os.environ["VNAS_LOCK_DIR"] = _locks.name
+
+_cache = tempfile.TemporaryDirectory(prefix="vnas-test-cache-")
+atexit.register(_cache.cleanup)
+os.environ["VNAS_CACHE_DIR"] = _cache.name

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from vnas.config import (
     PAPER_ANNEAL,
     Anneal,
+    DataConfig,
+    TrainingConfig,
     changed_fields,
     config_files,
     load_study,
@@ -167,3 +169,10 @@ def test_any_study_survives_toml(epochs: int, lr: float, widths: list[int], sour
     assert study.data.source == source
     assert study_from_toml(study.to_toml()) == study
     assert tomllib.loads(study.to_toml())["training"]["lr"] == lr
+
+
+@pytest.mark.parametrize("model", [Anneal, TrainingConfig, DataConfig])
+def test_every_field_is_documented(model: type[Anneal | TrainingConfig | DataConfig]) -> None:
+    lines = (model.__doc__ or "").splitlines()
+    documented = [line.strip().partition(":")[0] for line in lines if line.startswith(" " * 8) and line[8] != " "]
+    assert documented == list(model.model_fields)

@@ -72,17 +72,24 @@ def test_what_cannot_be_started_is_a_failed_step(tmp_path: Path) -> None:
     assert "could not be started" in (tmp_path / "missing.log").read_text()
 
 
-def ended(pid: int) -> bool:
-    """Within a moment: a signal takes one to arrive."""
-    for _ in range(200):
+CHILD = """
+import pathlib, sys, time
+time.sleep(60)
+(pathlib.Path(sys.argv[1]) / "slept").touch()
+"""
+
+
+def was_ended(folder: Path) -> bool:
+    """Whether the process whose number is in ``child`` has ended before it came to the end of its sleep."""
+    pid = int((folder / "child").read_text())
+    while True:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
-            return True
+            state = "Z"
         if state == "Z":
-            return True
+            return not (folder / "slept").exists()
         time.sleep(0.01)
-    return False
 
 
 def test_a_step_is_cut_at_its_deadline_with_all_its_processes_and_the_next_one_starts(
@@ -90,22 +97,22 @@ def test_a_step_is_cut_at_its_deadline_with_all_its_processes_and_the_next_one_s
 ) -> None:
     monkeypatch.setattr(running, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(gpu_report, "LEAST_SECONDS", 0.0)
-    stuck = """
+    stuck = f"""
         import pathlib, signal, subprocess, sys, time
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, sys.argv[1]])
         (pathlib.Path(sys.argv[1]) / "child").write_text(str(child.pid))
         print("half done", flush=True)
         time.sleep(60)
+        (pathlib.Path(sys.argv[1]) / "slept").touch()
     """
-    began = time.monotonic()
     assert run(tmp_path, python("stuck", stuck, 0.5 / 60), python("next", "pass", 1.0)) == 1
-    assert time.monotonic() - began < 10
+    assert not (tmp_path / "slept").exists()
     assert outcomes(tmp_path) == {"stuck": "cut", "next": "passed"}
     log = (tmp_path / "stuck.log").read_text()
     assert log.startswith("half done\n")
     assert "cut: not done after" in log
-    assert ended(int((tmp_path / "child").read_text()))
+    assert was_ended(tmp_path)
 
 
 def test_a_step_that_is_cut_may_still_write_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +129,13 @@ def test_a_step_that_is_cut_may_still_write_its_report(tmp_path: Path, monkeypat
 
 
 def test_what_a_step_leaves_running_ends_with_it(tmp_path: Path) -> None:
-    leaving = """
+    leaving = f"""
         import pathlib, subprocess, sys
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, sys.argv[1]])
         (pathlib.Path(sys.argv[1]) / "child").write_text(str(child.pid))
     """
     assert run(tmp_path, python("leaving", leaving)) == 0
-    assert ended(int((tmp_path / "child").read_text()))
+    assert was_ended(tmp_path)
 
 
 def test_time_that_a_step_leaves_is_the_next_ones(tmp_path: Path) -> None:
@@ -151,6 +158,44 @@ def test_only_one_step_with_minutes_of_its_own(tmp_path: Path) -> None:
     assert 110 < float(seconds) <= 120
 
 
+@pytest.mark.parametrize(
+    ("given", "index", "visible"),
+    [
+        (None, 0, "0"),
+        (None, 1, "1"),
+        ("", 1, "1"),
+        ("3", 0, "3"),
+        ("2,0", 1, "0"),
+        ("GPU-aaaa, GPU-bbbb", 1, "GPU-bbbb"),
+        ("MIG-cccc", 0, "MIG-cccc"),
+    ],
+)
+def test_a_step_may_see_the_chosen_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, index: int, visible: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    show = Step(
+        "show",
+        1.0,
+        (
+            "env",
+            "CUDA_VISIBLE_DEVICES={visible}",
+            "{python}",
+            "-c",
+            "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])",
+        ),
+    )
+    assert run(tmp_path, show, argv=("--gpu", str(index))) == 0
+    assert (tmp_path / "show.log").read_text() == f"{visible}\n"
+
+
+def test_every_real_step_is_told_which_gpu() -> None:
+    for step in gpu_report.STEPS:
+        assert any("{gpu}" in word or word == "CUDA_VISIBLE_DEVICES={visible}" for word in step.command), step.name
+
+
 def test_without_a_gpu_it_says_so_and_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = gpu_report.main(["--out", str(tmp_path / "out")], steps=(), probe=lambda index: "there is no such GPU")
     assert code == 3
@@ -166,7 +211,7 @@ def test_minutes_must_be_more_than_0(argv: list[str]) -> None:
 def test_the_real_steps_fit_below_9_minutes_and_name_modules_that_are_there() -> None:
     assert sum(step.minutes for step in gpu_report.STEPS) * 60 + running.GRACE_SECONDS < 9 * 60
     assert [step.name for step in gpu_report.STEPS][:3] == ["tests", "known_nets", "repeatability"]
-    filled = {"python": "python", "gpu": "0", "out": "OUT", "seconds": "60", "minutes": "1"}
+    filled = {"python": "python", "gpu": "0", "visible": "0", "out": "OUT", "seconds": "60", "minutes": "1"}
     for step in gpu_report.STEPS:
         words = [word.format_map(filled) for word in step.command]
         assert not any("{" in word for word in words)

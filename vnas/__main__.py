@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "search": ("vnas.search.cli", "find the Pareto front of a search space on a device"),
+    "train": ("vnas.training.cli", "train one net, briefly or in full"),
     "profile": ("vnas.profiler.cli", "measure the latency of any net"),
     "report": ("vnas.report.cli", "render the report of a run again"),
 }
@@ -16,6 +17,7 @@ COMMANDS = {
 EPILOG = """\
 examples:
   vnas search                            the quickstart study on embedded digits
+  vnas train vanillanet_6 --image-size 32 --data digits --epochs 2
   vnas profile vanillanet_5 --device cpu
   vnas report reports/quickstart
 """

@@ -6,6 +6,7 @@ fixed one. An unknown key is an error that names the nearest known one.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -104,7 +105,45 @@ def _anneal_by_name(value: object) -> object:
 
 
 class TrainingConfig(_Strict):
-    """One training run. Times are in epochs, learning rates for the batch size given."""
+    """One training run. Times are in epochs, learning rates for the batch size given.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images a step, over all processes together.
+        optimizer: ``adamw``, ``sgd`` (with Nesterov momentum) or ``lamb``.
+        lr: highest learning rate.
+        min_lr: learning rate of the last step.
+        weight_decay: of all parameters of more than one dimension.
+        momentum: of ``sgd``.
+        layer_decay: factor by which the learning rate falls from each layer to the one before it.
+        warmup_epochs: length of the linear warm-up; at most half of the run.
+        loss: ``cross_entropy``, or ``bce`` (one binary cross entropy a class).
+        label_smoothing: share of each label that is spread over all classes.
+        anneal: how lambda goes from 0 to 1; ``paper`` for the paper's schedule.
+        merge: make each pair one convolution as soon as its lambda is 1, and train on as that.
+        flip: mirror each image with probability one half; ``alternating``: in every second pass, half of the images in
+            the one, the others in the other (resident pipeline only).
+        crop_padding: pixels by which an image moves at most, up or down and to either side.
+        crop_fill: what comes in where an image has moved: ``black``, or its own border mirrored (``reflect``).
+        cutout: side in pixels of a square that is set to the mean in each image; 0 for none.
+        mixup: alpha of the Beta distribution that two images are blended by; 0 for none.
+        cutmix: alpha of the Beta distribution of the share that another image's rectangle takes; 0 for none.
+        mixup_switch: probability of cutmix where a recipe has both.
+        rand_augment: timm's text for RandAugment, such as ``rand-m7-mstd0.5-inc1`` (streaming pipeline only).
+        color_jitter: strength of the random change of brightness, contrast and saturation (streaming pipeline only).
+        random_erasing: probability that a rectangle of an image becomes noise.
+        random_resized_crop: train on random parts of an image, resized (streaming pipeline only).
+        ema_decay: of the running average of the weights, which is then the net that is judged.
+        amp: mixed precision: ``false``, ``bf16``, ``fp16`` (with scaled gradients), ``true`` (on a GPU the first of
+            these two that it has; a CPU stays at float32), or ``auto``: where it is measured to be faster. Not given:
+            ``auto`` on a GPU, ``false`` on a CPU.
+        channels_last: images and weights in the order that convolutions on most devices prefer: ``true``, ``false`` or
+            ``auto``. Not given: ``auto`` on a GPU, ``true`` on a CPU.
+        compile: train a net that torch.compile has compiled: ``true``, ``false``, or ``auto``: where it is measured to
+            be faster by more than compiling costs. Not given: ``auto`` on a GPU, ``false`` on a CPU. With ``auto`` the
+            same seed need not give the same weights again.
+        clip_grad: norm that the gradient is clipped to.
+    """
 
     epochs: Positive = 10
     batch_size: Positive = 128
@@ -119,8 +158,10 @@ class TrainingConfig(_Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     anneal: Annotated[Anneal, BeforeValidator(_anneal_by_name)] = PAPER_ANNEAL
     merge: bool = False
-    flip: bool = True
+    flip: bool | Literal["alternating"] = True
     crop_padding: NonNegative = 0
+    crop_fill: Literal["black", "reflect"] = "black"
+    cutout: NonNegative = 0
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mixup_switch: Share = 0.5
@@ -129,8 +170,9 @@ class TrainingConfig(_Strict):
     random_erasing: Share = 0.0
     random_resized_crop: bool = False
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    amp: bool = True
-    channels_last: bool = True
+    amp: bool | Literal["auto", "bf16", "fp16"] | None = None
+    channels_last: bool | Literal["auto"] | None = None
+    compile: bool | Literal["auto"] | None = None
     clip_grad: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
@@ -149,8 +191,10 @@ class DataConfig(_Strict):
         test_share: share cut off as a test set where the source has none.
         split_seed: seed of both cuts.
         pipeline: ``resident`` (decoded once, augmented in batches), ``streaming`` (timm's loader) or ``auto``.
-        resident_limit_mib: largest decoded set that ``auto`` keeps in memory.
+        resident_limit_mib: largest decoded set that ``auto`` keeps in memory, where the device has as much free.
         workers: loader processes of the streaming pipeline.
+        cache: keep decoded images in a folder, so that the next run need not decode them.
+        cache_limit_mib: most that this folder may hold; the sets that were not used for longest make room.
     """
 
     source: str = "digits"
@@ -160,6 +204,8 @@ class DataConfig(_Strict):
     pipeline: Literal["auto", "resident", "streaming"] = "auto"
     resident_limit_mib: Positive = 2048
     workers: NonNegative = 2
+    cache: bool = True
+    cache_limit_mib: Positive = 8192
 
 
 class LatencyConfig(_Strict):
@@ -256,8 +302,8 @@ class StudyConfig(_Strict):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-# What may change when a study is resumed: how long to go on, not what a trial means.
-MAY_CHANGE_ON_RESUME = frozenset({"trials", "time_limit_minutes"})
+# What may change when a study is resumed: how long to go on and where copies lie, not what a trial means.
+MAY_CHANGE_ON_RESUME = frozenset({"trials", "time_limit_minutes", "data.cache", "data.cache_limit_mib"})
 
 
 def changed_fields(before: StudyConfig, after: StudyConfig) -> dict[str, tuple[object, object]]:
@@ -412,3 +458,21 @@ def _resolve(table: dict[str, Any], assignments: Iterable[str], where: str, fold
         if keys != ["space"]:
             _assign(table, keys, value)
     return _validate(StudyConfig, table, where)
+
+
+def parsed(model: type[M], table: Mapping[str, Any], assignments: Iterable[str], where: str) -> M:
+    """A model from a table as TOML gives it, with ``key=value`` texts as given to ``--set`` applied in order.
+
+    Args:
+        model: what the table must be.
+        table: left as it is.
+        assignments: values are TOML; keys are dotted.
+        where: begins the message of an error.
+
+    Raises:
+        ConfigError: a key that the model does not have, or a value that it does not allow.
+    """
+    changed = copy.deepcopy(dict(table))
+    for keys, value in map(_parse_assignment, assignments):
+        _assign(changed, keys, value)
+    return _validate(model, changed, where)

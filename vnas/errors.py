@@ -11,6 +11,7 @@
     +-- FuseError                    1   the net is not at lambda = 1 (also a ValueError)
     +-- CheckpointError              1   weights that do not fit the architecture, or an unreadable file
     +-- MeasurementError             1   a latency that could not be measured
+    |   +-- DeviceMemoryError            the memory of the device ran out
     +-- TrainingError                1   a training run that ended early
         +-- NonFiniteLossError           the loss became NaN or infinite
 
@@ -77,6 +78,10 @@ class CheckpointError(VnasError):
 
 class MeasurementError(VnasError):
     """A latency could not be measured."""
+
+
+class DeviceMemoryError(MeasurementError):
+    """A latency could not be measured because memory ran out."""
 
 
 class TrainingError(VnasError):

@@ -116,6 +116,39 @@ def test_work_that_returns_early_is_timed_to_its_end() -> None:
     assert statistics.median(result.host_samples_ms) >= 0.9 * result.median_ms
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_work_on_another_stream_is_valid_only_where_torchs_own_waits_for_it(joined: bool) -> None:
+    matrix, product = torch.randn(4096, 4096, device=DEVICE), torch.empty(4096, 4096, device=DEVICE)
+    other = torch.cuda.Stream(DEVICE)
+
+    def call() -> None:
+        own = torch.cuda.current_stream(DEVICE)
+        other.wait_stream(own)
+        with torch.cuda.stream(other):
+            for _ in range(4):
+                torch.matmul(matrix, matrix, out=product)
+        if joined:
+            own.wait_stream(other)
+
+    result = measure(call, device=DEVICE, max_seconds=2.0)
+    assert result.host_ms is not None
+    assert result.valid is joined
+    assert any(note.startswith("INVALID: the call does work that the events") for note in result.notes) is not joined
+    if joined:
+        assert result.median_ms == pytest.approx(result.host_ms, rel=0.1)
+    else:
+        assert result.median_ms < 0.5 * result.host_ms
+
+
+def test_memory_that_runs_out_is_told_from_other_failures() -> None:
+    from vnas.profiler.runtimes.failures import memory_ran_out
+
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    with pytest.raises(MeasurementError, match="out of memory") as raised:
+        measure(lambda: torch.empty(2 * total, dtype=torch.uint8, device=DEVICE), device=DEVICE)
+    assert memory_ran_out(raised.value)
+
+
 def test_inputs_on_the_cpu_are_refused() -> None:
     with pytest.raises(MeasurementError, match="input 0 is on cpu, the measurement on cuda:0"):
         measure(torch.relu, torch.zeros(2), device=DEVICE)

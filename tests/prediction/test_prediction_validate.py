@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vnas.prediction import PREDICTORS, Estimate, LinearPredictor, judge, scores, split_half, unique_nets, validate
+from vnas.prediction import PREDICTORS, Estimate, LinearPredictor, judge, ranks, scores, split_half, unique_nets
 
 positive = st.integers(1, 12).map(float)
 
@@ -55,7 +55,7 @@ def test_each_resample_is_scored_as_scipy_would(monkeypatch: pytest.MonkeyPatch)
     measured = random.integers(1, 9, 15).astype(float)
     predicted = measured + random.integers(-2, 3, 15)
     fast = scores(measured, predicted, seed=4, resamples=200)
-    monkeypatch.setattr(validate, "_MAX_PAIRS_IN_MEMORY", 1)
+    monkeypatch.setattr(ranks, "MAX_PAIRS_IN_MEMORY", 1)
     one_by_one = scores(measured, predicted, seed=4, resamples=200)
     for name in ("kendall_tau", "spearman"):
         first, second = getattr(fast, name), getattr(one_by_one, name)

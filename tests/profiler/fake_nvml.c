@@ -1,6 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1, loaded by the real pynvml. Every call looks at the environment anew:
  *
  *   FAKE_NVML_UUIDS    devices there are, in PCI order, e.g. "GPU-b,GPU-a,MIG-c"
+ *   FAKE_NVML_MIG      "1": MIG is on, and slices say so too; by default they do not say
  *   FAKE_NVML_REASONS  clocks' event reasons, a number
  *   FAKE_NVML_PIDS     compute processes, e.g. "41,42"
  *   FAKE_NVML_FAIL     functions that fail, with NVML's code, e.g. "nvmlDeviceGetPowerUsage=4,nvmlInitWithFlags=9";
@@ -219,8 +220,9 @@ status nvmlDeviceGetMemoryInfo(device handle, struct memory *out) {
 status nvmlDeviceGetPersistenceMode(device handle, int *out) { ENTER_WHOLE(handle); *out = 1; return SUCCESS; }
 
 status nvmlDeviceGetMigMode(device handle, unsigned *current, unsigned *pending) {
-  ENTER_WHOLE(handle);
-  *current = *pending = 0;
+  ENTER();
+  if (is_slice(handle) && !*setting("FAKE_NVML_MIG")) return NOT_SUPPORTED;
+  *current = *pending = atoi(setting("FAKE_NVML_MIG"));
   return SUCCESS;
 }
 

@@ -22,7 +22,13 @@ def main() -> None:
     for place, outcome in enumerate(outcomes):
         say(json.dumps({"cell": place, **outcome}))
     if any("linger" in cell["net"] for cell in plan["cells"]):
-        time.sleep(60)
+        sleep()
+
+
+def sleep() -> None:
+    """For long, and then a file says that nobody ended it."""
+    time.sleep(60)
+    Path(sys.argv[1]).with_suffix(".slept").touch()
 
 
 def say(line: str) -> None:
@@ -40,6 +46,7 @@ def answer(cell: dict[str, object], plan: dict[str, object], template: dict[str,
         if what == "silent":
             os._exit(int(detail))
         progress = {"phase": "check", "samples": 3, "seconds": 0.5, "median_ms": 1.0, "relative_width": 0.1}
+        progress["waiting"] = None
         say(json.dumps({"progress": {**progress, "name": cell["net"]}}))
         if what == "die":
             sys.stderr.write("".join(f"chatter {number}\n" for number in range(30)))
@@ -47,14 +54,19 @@ def answer(cell: dict[str, object], plan: dict[str, object], template: dict[str,
             os.kill(os.getpid(), int(detail))
         if what == "alone" and len(plan["cells"]) > 1:  # type: ignore[arg-type]
             os._exit(7)
+        if what == "crowded" and len(plan["cells"]) > 1:  # type: ignore[arg-type]
+            return {"error": "DeviceMemoryError", "message": "CUDA out of memory"}
         if what == "orphan":
             if os.fork() == 0:
-                time.sleep(60)
+                sleep()
             os._exit(int(detail))
         if what == "babble":
             say(detail)
         if what == "hang":
-            time.sleep(60)
+            sleep()
+        if what == "waits":
+            progress.update(phase="wait", waiting="cpu is held by another process; waiting")
+            say(json.dumps({"progress": {**progress, "name": ""}}))
         if what == "error":
             return {"error": detail, "message": f"{cell['net']} in process {plan['process']}"}
     process = int(str(plan["process"]))

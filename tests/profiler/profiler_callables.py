@@ -37,6 +37,17 @@ def interrupting() -> Callable[[torch.Tensor], torch.Tensor]:
     return stop
 
 
+def greedy() -> Callable[[torch.Tensor], torch.Tensor]:
+    def grab(images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    return grab
+
+
+def huge() -> torch.nn.Module:
+    return torch.nn.Linear(2**30, 2**30)  # more than any machine has
+
+
 def sleeping() -> Callable[[torch.Tensor], None]:
     return lambda images: time.sleep(1.0)
 

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from test_profiler_replication import Fake, wait_until
 import vnas.profiler.session as session
 import vnas.profiler.spawn as spawn
 from vnas.errors import ArchitectureError, MissingExtraError, UsageError
+from vnas.profiler import lock
 from vnas.profiler.cli import main
 from vnas.profiler.environment import cpu_kind
+from vnas.profiler.lock import Held
 from vnas.profiler.protocol import Progress
 from vnas.profiler.results import read_json
-from vnas.profiler.targets import Target, find_target
+from vnas.profiler.targets import Built, Target, find_target
 from vnas.profiler.terminal import Terminal, grouped, progress_text
 
 HERE = "profiler_callables"
@@ -117,14 +121,30 @@ def test_three_processes_are_the_default(fake: Fake) -> None:
     assert [plan["process"] for plan in fake.plans] == [0, 1, 2]
 
 
-def test_energy_is_asked_for_where_there_is_a_counter(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, seconds in ((True, 5.0), (False, 0.0)):
-        monkeypatch.setattr(session, "_has_counter", lambda device, there=there: there)
-        run("2.0", "--processes", "1")
-        assert fake.plans[-1]["rules"]["energy_seconds"] == seconds
-    monkeypatch.setattr(session, "_has_counter", lambda device: True)
+def test_energy_is_always_asked_for_but_where_it_is_not_wanted(fake: Fake) -> None:
+    run("2.0", "--processes", "1")
+    assert fake.plans[-1]["rules"]["energy_seconds"] == 5.0
     run("2.0", "--processes", "1", "--energy-seconds", "0")
     assert fake.plans[-1]["rules"]["energy_seconds"] == 0.0
+
+
+def test_whom_it_waits_for_is_said_though_nobody_watches(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("2.0;waits", "--processes", "1") == 0
+    assert capsys.readouterr().err == "process 1 of 1: cpu is held by another process; waiting\n"
+
+
+def test_a_module_in_the_current_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_own_nets.py").write_text("def small():\n    return abs\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
+    monkeypatch.setattr(session, "replicate", lambda *given, **options: workers.append(list(sys.path)))
+    workers: list[list[str]] = []
+    for _ in range(2):
+        assert run("my_own_nets:small") == 0
+    assert [path.count(str(tmp_path)) for path in workers] == [1, 1]
+    assert workers[0][0] == str(tmp_path)
 
 
 def test_an_interrupt_is_130_and_keeps_what_is_done(
@@ -183,12 +203,12 @@ def test_a_result_that_is_not_valid_is_exit_1(fake: Fake, capsys: pytest.Capture
 def compared(fake: Fake, folder: Path, *options: str, old: Sequence[str] = ("2.0",), new: Sequence[str]) -> int:
     """Exit code of a run that is compared with another one; a net's place in the list is its name."""
     path = folder / "old.json"
-    assert run(*old, "--json", str(path)) == 0
+    assert run(*old, "--batch", "4", "--json", str(path)) == 0
     content = json.loads(path.read_text())
     for entry, name in zip(content["nets"], new, strict=False):
         entry["net"] = name
     path.write_text(json.dumps(content))
-    return run(*new, "--compare", str(path), *options)
+    return run(*new, "--batch", "4", "--compare", str(path), *options)
 
 
 def test_a_slower_net_is_said_and_fails_where_asked(
@@ -217,8 +237,35 @@ def test_many_nets_that_did_not_change_do_not_fail_more_often(
 def test_nets_that_only_one_side_has(fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compared(fake, tmp_path, new=["2.0", "5.0"]) == 0
     assert f"not in {tmp_path / 'old.json'}: 5.0\n" in capsys.readouterr().out
-    assert run("7.0", "--compare", str(tmp_path / "old.json"), "--fail-on", "slower") == 2
-    assert "has none of the nets that were measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "now",
+    [["7.0"], ["2.0", "--runtime", "channels_last"], ["2.0", "--precision", "bf16"], ["2.0", "--batch", "8"]],
+)
+def test_nothing_to_compare_is_said_before_measuring(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str], now: list[str]
+) -> None:
+    path = tmp_path / "old.json"
+    assert run("2.0", "--batch", "4", "--processes", "1", "--json", str(path)) == 0
+    assert run("7.0", "2.0", "--batch", "4", "--processes", "1", "--compare", str(path)) == 0  # one is enough
+    before = len(fake.plans)
+    assert run(*now[:1], *(() if "--batch" in now else ("--batch", "4")), *now[1:], "--compare", str(path)) == 2
+    assert f"--compare {path} has none of these nets with these runtimes, precisions" in capsys.readouterr().err
+    assert len(fake.plans) == before
+
+
+def test_nothing_to_compare_that_shows_late_does_not_keep_the_layers_away(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.json"
+    monkeypatch.setattr(session, "find_target", lambda text, size: Target(text, "callable", 3, 16, lambda: Built(abs)))
+    assert run("2.0", "--processes", "1", "--json", str(path)) == 0
+    fake.answer(input_shapes=((1, 5),))
+    assert run("2.0", "--processes", "1", "--compare", str(path), "--layers") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: --compare {path} has none of these nets")
+    assert second == "error: 2.0: layers: it is a builtin_function_or_method; only a module has layers"
 
 
 def test_another_device_is_refused_before_measuring(
@@ -243,8 +290,42 @@ def test_layers_of_each_net(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     start = lines.index(f"{HERE}:module callable by layer, eager")
     assert lines[start + 1].split()[:2] == ["module", "type"]
     assert any(line.startswith("(top level)  Conv2d") for line in lines[start:])
+    assert re.match(
+        r"sum of the modules \d+\.\d{4} ms, of which the probes add .*; without probes .*; difference .*, tolerance",
+        lines[start + 5],
+    )
     assert captured.err == f"error: {HERE}:doubling: layers: it is a function; only a module has layers\n"
     assert seen == [threads + 1, threads]
+
+
+def test_layers_are_in_the_files_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(session, "replicate", lambda *arguments, **options: [])
+    files = ["--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")]
+    assert run(f"{HERE}:module", *files, "--layers") == 0
+    (layers,) = json.loads((tmp_path / "a.json").read_text())["layers"]
+    assert (layers["net"], layers["form"]) == (f"{HERE}:module", "callable")
+    assert {"total_ms", "plain_ms", "difference", "tolerance", "rows"} <= set(layers["breakdown"])
+    with (tmp_path / "a.layers.csv").open(newline="") as file:
+        assert [row["type"] for row in csv.DictReader(file)] == ["Conv2d"]
+    assert run(f"{HERE}:module", "--csv", os.devnull, "--layers") == 2
+    assert "is no file, and --layers writes one beside it" in capsys.readouterr().err
+
+
+def test_who_has_the_device_while_the_layers_wait_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def taken(key: str, *, on_wait: Callable[[str], object] | None = None) -> Iterator[Held]:
+        if on_wait is not None:
+            on_wait(f"{key} is taken; waiting")
+        yield Held()
+
+    monkeypatch.setattr(session, "replicate", lambda *arguments, **options: [])
+    monkeypatch.setattr(lock, "device_lock", taken)
+    assert run(f"{HERE}:module", "--layers") == 0
+    assert capsys.readouterr().err == "cpu is taken; waiting\n"
 
 
 @pytest.mark.parametrize(
@@ -348,11 +429,17 @@ class Screen:
 def test_progress_only_on_a_terminal_and_away_before_a_result() -> None:
     out: Any = Screen(False)
     err: Any = Screen(False)
-    assert Terminal(out, err).progress(3) is None
+    report = Terminal(out, err).progress(3)
+    report(0, Progress("warm up", name="net"))
+    assert err.text == ""
+    report(1, Progress("wait", waiting="cpu is taken; waiting"))
+    assert err.text == "process 2 of 3: cpu is taken; waiting\n"
     err = Screen(True)
     terminal = Terminal(out, err)
     report = terminal.progress(3)
-    assert report is not None
+    report(0, Progress("wait", waiting="cpu is taken; waiting"))
+    assert err.text == "\r\x1b[Kprocess 1 of 3: cpu is taken; waiting\r"
+    err.text = ""
     report(0, Progress("warm up", name="net"))
     assert err.text == "\r\x1b[Kprocess 1 of 3: net warm up\r"
     terminal.say("a result", "and another")

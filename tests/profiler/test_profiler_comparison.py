@@ -126,6 +126,15 @@ def test_what_else_changed_is_said() -> None:
     )
 
 
+def test_another_version_of_a_package_is_said() -> None:
+    old = elsewhere(an_entry(around(10.0)), packages={"onnxruntime": "1.20", "timm": "1.0.9"})
+    new = elsewhere(old, packages={"onnx": "1.19", "onnxruntime": "1.23", "timm": "1.0.9"})
+    assert compare(old, new).notes == (
+        "differs: onnx unknown -> 1.19",
+        "differs: onnxruntime 1.20 -> 1.23",
+    )
+
+
 def test_another_kind_of_device_is_refused() -> None:
     old = an_entry(around(10.0))
     with pytest.raises(UsageError, match="measured on 'A CPU, 2 CPUs' before and on 'A Card' now"):
@@ -188,18 +197,17 @@ def test_pairs_are_what_was_measured_the_same_way() -> None:
     half = an_entry(around(10.0), net="a", precision="fp16")
     train = an_entry(around(10.0), net="a", form="unfused")
     batch = an_entry(around(10.0), net="b", input_shapes=((8, 3, 224, 224),))
-    pairs, only_old, only_new = pair([first, second, half], [batch, third, half, first, train])
+    pairs, only_new = pair([first, second, half], [batch, third, half, first, train])
     assert pairs == [(half, half), (first, first)]
-    assert only_old == [second]
     assert only_new == [batch, third, train]
 
 
 def test_what_was_measured_twice_is_paired_in_order() -> None:
     old = [an_entry(around(value)) for value in (1.0, 2.0, 3.0)]
     new = [an_entry(around(value)) for value in (4.0, 5.0)]
-    assert pair(old, new) == ([(old[0], new[0]), (old[1], new[1])], [old[2]], [])
-    assert pair(new, old) == ([(new[0], old[0]), (new[1], old[1])], [], [old[2]])
-    assert pair([], []) == ([], [], [])
+    assert pair(old, new) == ([(old[0], new[0]), (old[1], new[1])], [])
+    assert pair(new, old) == ([(new[0], old[0]), (new[1], old[1])], [old[2]])
+    assert pair([], []) == ([], [])
 
 
 def line(**changes: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -11,8 +12,10 @@ import torch
 from simulated_gpu import SimulatedEvent, SimulatedGpu
 
 from vnas.errors import MeasurementError
-from vnas.profiler import cuda, measure
+from vnas.profiler import cuda, energy, measure, runtimes
+from vnas.profiler.runtimes import Prepared
 from vnas.profiler.telemetry import Snapshot
+from vnas.profiler.timers import EnqueueTimer, HostTimer
 
 UUID = "00000000-1111-2222-3333-444444444444"
 
@@ -42,6 +45,7 @@ class Card(SimulatedGpu):
         self.side = Side("side")
         self.side_calls = 0
         self.refuse = False
+        self.watts = (50.0, 250.0)  # idle, and what work adds
 
     def put_in_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
         card = self
@@ -67,7 +71,7 @@ class Card(SimulatedGpu):
         def telemetry(uuid: str) -> Iterator[SimpleNamespace]:
             assert uuid == UUID
             seen = Snapshot(uuid=f"GPU-{UUID}", driver="580.1", event_reasons=(), other_processes=0)
-            yield SimpleNamespace(snapshot=lambda: seen, glance=lambda: seen)
+            yield SimpleNamespace(snapshot=lambda: seen, glance=lambda: seen, energy_counter=lambda: CardCounter(card))
 
         def event(enable_timing: bool) -> SimulatedEvent:
             assert enable_timing
@@ -90,6 +94,26 @@ class Card(SimulatedGpu):
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
         monkeypatch.setattr(cuda, "open_gpu", telemetry)
+
+
+class CardCounter:
+    """Steps every tenth of a second."""
+
+    source = "nvml"
+    reason = None
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self._step = -1
+        self._energy_mj = 0.0
+
+    def read_mj(self) -> float:
+        card = self._card
+        if card.now_ns // 10**8 != self._step:
+            self._step = card.now_ns // 10**8
+            idle, busy = card.watts
+            self._energy_mj = (idle * card.now_ns + busy * card.worked_ns) / 1e6
+        return self._energy_mj
 
 
 @pytest.fixture
@@ -136,6 +160,66 @@ def test_without_nvml_the_uuid_is_that_of_cuda(card: Card, monkeypatch: pytest.M
     assert (result.environment.device_id, result.environment.driver) == (UUID, None)
     assert (result.throttled, result.contention) == (None, "unknown")
     assert "silent" in result.notes
+
+
+def on_the_cards_clock(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        card.now_ns += round(seconds * 1e9)
+
+    real = functools.partial(energy.measure_energy, clock=lambda: card.now_ns / 1e9, sleep=sleep)
+    monkeypatch.setattr(energy, "measure_energy", real)
+
+
+def test_energy_is_that_of_the_cards_counter(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cards_clock(card, monkeypatch)
+    card.kernels, card.launch_ns, card.kernel_ns = 1, 1_000_000, 9_000_000
+    result = measure(card.call, device="cuda:0", min_seconds=0.0, max_warmup_seconds=0.1, energy_seconds=2.0)
+    found = result.energy
+    assert found is not None, result.notes
+    assert (found.source, found.idle_w) == ("nvml", pytest.approx(50.0, rel=0.01))
+    assert found.window_seconds >= 2.0
+    # 9 ms of work at 250 W above idle.
+    assert found.net_mj == pytest.approx(2250.0, rel=0.05)
+    assert result.energy_mj == found.gross_mj > found.net_mj
+
+
+def test_a_card_without_a_counter_has_no_energy_and_says_why(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Snapshot(event_reasons=(), other_processes=0)
+    silent = SimpleNamespace(snapshot=lambda: seen, glance=lambda: seen, energy_counter=lambda: "no energy: none")
+    monkeypatch.setattr(cuda, "open_gpu", lambda uuid: nullcontext(silent))
+    result = measure(card.call, device="cuda:0", min_seconds=0.0, max_warmup_seconds=0.1, energy_seconds=1.0)
+    assert result.energy is None
+    assert "no energy: none" in result.notes
+
+
+def test_work_beside_torchs_stream_is_timed_end_to_end(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cards_clock(card, monkeypatch)
+    # As ONNX Runtime's or TensorRT's: nothing of it lies between torch's events.
+    card.kernels, card.side_ns = 0, 5_000_000
+
+    def prepare(call: Callable[[], object], inputs: tuple[object, ...], **more: object) -> Prepared:
+        return Prepared(call, inputs, "fp32", None, on_stream=False)
+
+    monkeypatch.setattr(runtimes, "prepare", prepare)
+    monkeypatch.setattr(cuda, "HostTimer", lambda synchronize: HostTimer(synchronize, card.clock))
+    result = measure(card.call, device="cuda:0", min_seconds=0.0, max_warmup_seconds=0.5, energy_seconds=2.0)
+    assert (result.timer, result.valid) == ("host end to end", True)
+    assert result.samples_ms == pytest.approx([5.0] * result.n)
+    assert (result.host_ms, result.enqueue_ms, result.graph_ms, result.launch_bound) == (None, None, None, None)
+    assert (result.throttled, result.contention) == (False, "no")
+    assert result.energy is not None
+    assert result.energy.net_mj == pytest.approx(1250.0, rel=0.05)
+
+
+def test_work_that_torchs_stream_does_not_wait_for_is_not_valid(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "HostTimer", lambda synchronize: HostTimer(synchronize, card.clock))
+    monkeypatch.setattr(cuda, "EnqueueTimer", lambda synchronize: EnqueueTimer(synchronize, card.clock))
+    card.side_ns = 5_000_000
+    result = measure(card.call, device="cuda:0", min_seconds=0.0, max_warmup_seconds=0.5)
+    assert result.median_ms == pytest.approx(0.102)
+    assert result.host_ms == pytest.approx(5.1)
+    assert not result.valid
+    assert any(note.startswith("INVALID: the call does work that the events") for note in result.notes)
 
 
 @pytest.mark.usefixtures("card")

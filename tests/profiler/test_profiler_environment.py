@@ -3,8 +3,10 @@ from __future__ import annotations
 import datetime
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +179,16 @@ def test_a_broken_repository_has_no_revision(tmp_path: Path) -> None:
 )
 def test_what_changes_the_allocator(variables: dict[str, str], text: str | None) -> None:
     assert environment.malloc_settings(variables) == text
+
+
+def test_versions_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    # onnxruntime-gpu is installed under another name than it is imported by.
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.99"))
+    monkeypatch.setitem(sys.modules, "odd", SimpleNamespace(__version__=(1, 2)))
+    named = ["torch", "vnas", "onnxruntime", "pytest", "odd", "no_such_package", "__main__", ""]
+    assert environment.versions(named) == {"onnxruntime": "1.99", "pytest": pytest.__version__}
+    assert list(environment.versions(["pytest", "onnxruntime"])) == ["onnxruntime", "pytest"]
+    assert capture_environment(torch.device("cpu"), packages=["pytest"]).packages == {"pytest": pytest.__version__}
 
 
 def test_the_code_and_the_process_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,21 +67,21 @@ def test_a_line_on_the_cpu() -> None:
 def test_a_line_on_a_gpu() -> None:
     assert measurement_line("timm:resnet50", "eval", ON_GPU) == (
         f"timm:resnet50 eval  eager {RESULT.precision} contiguous  batch 4  0.8123 ms [0.8119 - 0.8128]  "
-        "n=3 in 3 processes  A Card  1980 MHz  45 C  noise target met"
+        "n=3 in 3 processes  A Card  1980 MHz  45 C  noise target met  launch-bound"
     )
 
 
 def test_a_line_has_the_error_and_the_energy_where_there_are_any() -> None:
     measured = dataclasses.replace(ON_GPU, error=NumericalError(0.0012, 0.0003), energy=ENERGY)
     assert measurement_line("f", "eval", measured).endswith(
-        "noise target met  error 1.2e-03  energy 45.12 / 30.06 mJ (gross / net)"
+        "noise target met  error 1.2e-03  energy 45.12 / 30.06 mJ (gross / net)  launch-bound"
     )
 
 
 def test_a_line_warns() -> None:
     warned = dataclasses.replace(ON_GPU, throttled=True, contention="yes", precision=None, layout=None, input_shapes=())
     line = measurement_line("f", "callable", warned)
-    assert line.endswith("noise target met  THROTTLED  CONTENTION")
+    assert line.endswith("noise target met  THROTTLED  CONTENTION  launch-bound")
     assert "  eager precision unknown  batch unknown" in line
 
 
@@ -109,6 +109,15 @@ def test_a_table_on_the_cpu_has_what_there_is() -> None:
         "processes": "1",
         "noise": "missed",
     }
+
+
+def test_an_interval_of_less_than_95_percent_says_so() -> None:
+    few = dataclasses.replace(RESULT, interval_level=0.87654)
+    assert "  2.00 ms [1.90 - 2.10, 87 %]  " in measurement_line("f", "eval", few)
+    named = row_of(few, RESULT)  # the heading holds for both
+    assert named["interval, 87 % or more"] == "1.90 - 2.10"
+    assert "95 % interval" not in named
+    assert "95 % interval" in row_of(dataclasses.replace(RESULT, interval_level=0.9672))
 
 
 def test_a_table_on_a_gpu_has_the_host_and_the_graph() -> None:

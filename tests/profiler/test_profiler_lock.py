@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import stat
@@ -181,6 +182,28 @@ def test_one_who_waits_is_told_by_whom_and_reminded(hold: Hold, monkeypatch: pyt
     assert len(said) == 2
     assert said[0].startswith(f"GPU-1 is being trained on by process {trainer.pid} (python")
     assert said[0].endswith("; waiting")
+
+
+def test_a_wait_that_nobody_is_told_of_is_logged(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = hold("shared")
+
+    def leave_once_logged(record: logging.LogRecord) -> bool:
+        trainer.leave()
+        return True
+
+    logger = logging.getLogger("vnas.profiler")
+    logger.addFilter(leave_once_logged)
+    try:
+        with device_lock("GPU-1"):
+            pass
+    finally:
+        logger.removeFilter(leave_once_logged)
+    (name, level, line), *_ = caplog.record_tuples
+    assert (name, level) == ("vnas.profiler", logging.WARNING)
+    assert line.startswith(f"GPU-1 is being trained on by process {trainer.pid} (python")
+    assert line.endswith("; waiting")
 
 
 def test_without_waiting_nothing_is_said() -> None:

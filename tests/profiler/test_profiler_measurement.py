@@ -12,12 +12,13 @@ from vnas.errors import UsageError
 from vnas.profiler.energy import Energy
 from vnas.profiler.environment import Environment
 from vnas.profiler.measurement import Measurement
+from vnas.profiler.records import from_plain
 from vnas.profiler.telemetry import Snapshot
 
 # from_type fills every field of the annotated kind, so a field that the JSON cannot carry is found here.
 finite = st.floats(allow_nan=False, allow_infinity=False)
 st.register_type_strategy(float, finite)
-environments = st.builds(Environment)
+environments = st.builds(Environment, packages=st.dictionaries(st.text(), st.text(), max_size=2))
 snapshots = st.builds(Snapshot)
 measurements = st.builds(Measurement, telemetry=st.lists(snapshots, max_size=2).map(tuple), environment=environments)
 
@@ -32,7 +33,7 @@ def test_json_both_ways(result: Measurement) -> None:
 @given(environments)
 @settings(deadline=None, max_examples=20)
 def test_environment_both_ways(environment: Environment) -> None:
-    assert Environment.from_dict(json.loads(json.dumps(environment.to_dict()))) == environment
+    assert from_plain(Environment, json.loads(json.dumps(environment.to_dict())), "environment") == environment
 
 
 ENVIRONMENT = Environment(
@@ -132,11 +133,23 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(stop_reason="bored"), "stop_reason is 'bored'; allowed are 'target met', 'time limit'"),
         (changed(environment=[]), r"measurement.environment is \[\]; it must be an object"),
         (changed(environment={**ENVIRONMENT.to_dict(), "threads": None}), "measurement.environment.threads is None"),
+        (
+            changed(environment={**ENVIRONMENT.to_dict(), "packages": ["timm"]}),
+            "packages is .*; it must be an object",
+        ),
+        (changed(environment={**ENVIRONMENT.to_dict(), "packages": {"timm": 1}}), r"environment.packages.timm is 1"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_says_where(data: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Measurement.from_dict(data)
+
+
+def test_results_from_before_packages_were_recorded_can_be_read() -> None:
+    environment = {name: value for name, value in ENVIRONMENT.to_dict().items() if name != "packages"}
+    read = Measurement.from_dict(changed(environment=environment))
+    assert read == RESULT
+    assert read.environment.packages == {}
 
 
 def test_results_of_version_0_1_can_still_be_read() -> None:

@@ -14,6 +14,7 @@ from vnas.profiler.blocks import Block, by_block, disturbed, kept_count, sift, s
 from vnas.profiler.environment import Environment
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.merging import kept_rounds, merge, merge_all
+from vnas.profiler.notes import ENERGY_LEFT_OUT
 from vnas.profiler.statistics import between_processes
 
 ENVIRONMENT = Environment.__new__(Environment)  # merging passes it on unread
@@ -159,6 +160,28 @@ def test_samples_that_fill_up_are_said_to_be_disturbed() -> None:
     assert len(merged.samples_ms) == 26
     assert merged.contention == "yes"
     assert any("slowed most of the time" in note for note in merged.notes)
+
+
+def test_that_energy_was_left_out_is_said_only_where_all_left_it_out() -> None:
+    left_out = part([2.0] * 20, notes=(ENERGY_LEFT_OUT,))
+    assert merge([left_out, left_out]).notes.count(ENERGY_LEFT_OUT) == 1
+    asked = part([2.0] * 20, notes=("no energy: none of that here",))
+    notes = merge([asked, left_out]).notes
+    assert "no energy: none of that here" in notes
+    assert ENERGY_LEFT_OUT not in notes
+
+
+def test_what_is_launch_bound_is_judged_and_said_anew() -> None:
+    def launched(enqueue_ms: float) -> Measurement:
+        notes = ("launch-bound: the host takes long",) if enqueue_ms > 1.6 else ()
+        return part([2.0] * 20, enqueue_samples_ms=(enqueue_ms,) * 3, notes=notes, launch_bound=bool(notes))
+
+    free = merge([launched(1.7), launched(1.5), launched(1.5)])
+    assert (free.launch_bound, [note for note in free.notes if note.startswith("launch-bound")]) == (False, [])
+    bound = merge([launched(1.5), launched(1.7), launched(1.7)])
+    (note,) = [note for note in bound.notes if note.startswith("launch-bound")]
+    assert bound.launch_bound is True
+    assert note.startswith("launch-bound: the host takes 1.7 ms to launch a call of 2 ms")
 
 
 def test_what_one_process_saw_counts_for_all() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from nvml_processes import RunWithNvml, run_python
 
+from vnas.profiler.notes import ENERGY_LEFT_OUT
 from vnas.profiler.nvml import sees_all_processes
 
 LOOK = """
@@ -56,6 +57,9 @@ def test_every_field_is_read(with_nvml: RunWithNvml) -> None:
         "power_w",
         "event_reasons",
         "throttled_ns",
+        "utilisation_percent",
+        "memory_used_mib",
+        "memory_total_mib",
         "own_process_listed",
         "other_processes",
     }
@@ -85,8 +89,34 @@ def test_a_slice_has_no_counters_of_its_own(with_nvml: RunWithNvml) -> None:
     for field in ("sm_clock_mhz", "temperature_c", "power_w", "event_reasons", "utilisation_percent", "ecc"):
         assert full[field] is None
     assert glance["notes"] == [
-        "sm_clock_mhz, memory_clock_mhz, temperature_c, power_w, event_reasons, throttled_ns: NVML says Not Supported"
+        "sm_clock_mhz, memory_clock_mhz, temperature_c, power_w, event_reasons, throttled_ns, utilisation_percent: "
+        "NVML says Not Supported"
     ]
+
+
+SPLIT = (
+    "no GPU telemetry: MIG is on, and GPU-aaa is the whole GPU, not the slice that is measured; a slice has no clocks, "
+    "power or energy of its own"
+)
+
+
+@pytest.mark.parametrize("uuid", ["aaa", "GPU-aaa"])
+def test_a_slice_with_the_uuid_of_its_parent_does_not_get_the_parents_figures(
+    with_nvml: RunWithNvml, uuid: str
+) -> None:
+    script = look(uuid).replace("gpu.glance())]", "gpu.glance()), gpu.energy_counter()]")
+    full, glance, energy = with_nvml(script, uuids="GPU-aaa", mig="1", pids="41,42", energy_mj="5000")
+    known = {"driver": "580.65.06", "cuda_driver": "13.1", "mig": True}
+    assert {name: full.pop(name) for name in known} == known
+    assert_all_none(full)
+    assert_all_none(glance)
+    assert full["notes"] == glance["notes"] == [SPLIT]
+    assert energy == f"no energy: {SPLIT}"
+
+
+def test_a_slice_that_nvml_knows_is_read_while_mig_is_on(with_nvml: RunWithNvml) -> None:
+    full, _ = with_nvml(look("ccc"), uuids="GPU-aaa,MIG-ccc", mig="1", pids="41")
+    assert (full["uuid"], full["memory_total_mib"]) == ("MIG-ccc", 81920)
 
 
 def test_what_is_not_supported_or_not_permitted_is_none_with_the_reason(with_nvml: RunWithNvml) -> None:
@@ -211,7 +241,7 @@ def test_a_quiet_gpu(with_nvml: RunWithNvml) -> None:
     assert found["throttled"] is False
     assert found["contention"] == "no"
     assert found["looks"] >= 6
-    assert found["notes"] == ["the power limit held the clocks down at times (sw_power_cap)"]
+    assert found["notes"] == ["the power limit held the clocks down at times (sw_power_cap)", ENERGY_LEFT_OUT]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +271,10 @@ def test_a_foreign_process_that_comes_and_goes_is_seen(with_nvml: RunWithNvml) -
 def test_a_hidden_list_is_unknown(with_nvml: RunWithNvml) -> None:
     found = with_nvml(PROTOCOL.format(changes={}), uuids="GPU-aaa", pids="")
     assert found["contention"] == "unknown"
-    assert found["notes"] == ["other_processes: the list does not name this process, so it is not complete"]
+    assert found["notes"] == [
+        "other_processes: the list does not name this process, so it is not complete",
+        ENERGY_LEFT_OUT,
+    ]
 
 
 def test_nvml_vanishing_in_the_middle_leaves_a_result_that_says_so(with_nvml: RunWithNvml) -> None:

@@ -10,6 +10,7 @@ from simulated_gpu import SimulatedGpu, run_protocol
 
 from vnas.errors import MeasurementError
 from vnas.profiler.energy import Energy
+from vnas.profiler.notes import ENERGY_LEFT_OUT
 from vnas.profiler.phases import StoppingRule, WarmUpRule
 from vnas.profiler.protocol import Findings, Instruments, Progress
 from vnas.profiler.telemetry import Snapshot
@@ -44,7 +45,9 @@ def test_a_launch_bound_call() -> None:
     # As a graph: one launch of 10 us, then 20 us of kernels.
     assert found.graph_samples_ms == pytest.approx([0.030] * 50)
     assert found.launch_bound is True
-    assert found.notes == ()
+    launch, energy = found.notes
+    assert launch.startswith("launch-bound: the host takes 0.1 ms to launch a call of 0.102 ms, ")
+    assert energy == ENERGY_LEFT_OUT
 
 
 def test_a_call_bound_by_its_kernels() -> None:
@@ -60,6 +63,7 @@ def test_launch_bound_from_eight_tenths_on(kernel_ns: int, bound: bool) -> None:
     # One launch of 10 us before a kernel: enqueue over GPU time is 10 / (10 + kernel), at .8 for 2.5 us.
     found = run(SimulatedGpu(kernels=1, launch_ns=10_000, kernel_ns=kernel_ns))
     assert found.launch_bound is bound
+    assert any(note.startswith("launch-bound: the host takes ") for note in found.notes) is bound
 
 
 def test_the_gpu_is_looked_at_before_during_and_after() -> None:
@@ -93,6 +97,7 @@ def test_what_cannot_be_captured_has_no_graph_time_and_says_why() -> None:
     assert found.notes == (
         "no graph replay time: graph: the callable raised RuntimeError: "
         "operation not permitted when stream is capturing",
+        ENERGY_LEFT_OUT,
     )
     assert found.summary.interval.median == pytest.approx(0.102)
 
@@ -140,7 +145,10 @@ def test_the_load_of_others_is_counted_over_the_samples_alone() -> None:
     assert len(calls) > rivals.counted
     assert found.page_faults is None
     assert (found.other_cpus, found.contention) == (0.5, "yes")
-    assert found.notes == ("contention: other processes kept 0.5 CPUs busy; measure again when they have ended",)
+    assert found.notes == (
+        "contention: other processes kept 0.5 CPUs busy; measure again when they have ended",
+        ENERGY_LEFT_OUT,
+    )
 
 
 def test_progress_names_every_phase_and_counts_samples() -> None:
@@ -244,6 +252,11 @@ def test_a_call_that_returns_before_the_gpu_is_done_is_timed_to_its_end() -> Non
     assert found.enqueue_samples_ms == pytest.approx([0.01] * len(found.enqueue_samples_ms))
 
 
+def doubts(found: Findings) -> tuple[str, ...]:
+    """The notes, without those that say of a sound result what bounds it and what was not asked for."""
+    return tuple(note for note in found.notes if not note.startswith("launch-bound") and note != ENERGY_LEFT_OUT)
+
+
 @pytest.mark.parametrize(
     ("kernel_ns", "side_ns"),
     [
@@ -280,7 +293,7 @@ def test_work_on_another_stream_is_not_a_good_number(kernel_ns: int, side_ns: in
 def test_work_that_the_events_see_is_no_reason_to_doubt(gpu: SimulatedGpu) -> None:
     found = run(gpu)
     assert found.valid
-    assert found.notes == ()
+    assert doubts(found) == ()
 
 
 ENERGY = Energy("nvml", 12.0, (11.0, 13.0), 10.0, (8.0, 12.0), 60.0, 5.0, 100, 100.0)
@@ -315,11 +328,11 @@ def test_a_process_that_comes_after_the_samples_is_contention_and_costs_the_ener
     instruments = dataclasses.replace(gpu.instruments(watch), energy=measured)
     found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE, come)
     if phase == "energy" and not stays:  # no look saw it
-        assert (found.contention, found.energy, found.notes) == ("no", ENERGY, ())
+        assert (found.contention, found.energy, doubts(found)) == ("no", ENERGY, ())
         return
     assert found.contention == "yes"
     assert found.energy is None
-    after, reason = found.notes
+    after, reason = doubts(found)
     assert after.startswith("contention: up to 2 other compute processes came to the GPU after the samples")
     assert reason == (
         "no energy: up to 2 other compute processes were on the GPU in its window, and the counter does not tell them "
@@ -333,7 +346,7 @@ def test_a_process_that_was_there_all_the_time_is_said_once_and_costs_the_energy
     instruments = dataclasses.replace(gpu.instruments(watch), energy=lambda call: ENERGY)
     found = run_protocol(gpu.call, instruments, WarmUpRule(), RULE)
     assert found.energy is None
-    assert [note.partition(":")[0] for note in found.notes] == ["contention", "no energy"]
+    assert [note.partition(":")[0] for note in doubts(found)] == ["contention", "no energy"]
 
 
 def test_throttling_after_the_samples_is_noted_as_such() -> None:
@@ -346,7 +359,7 @@ def test_throttling_after_the_samples_is_noted_as_such() -> None:
     found = run_protocol(gpu.call, gpu.instruments(watch), WarmUpRule(), RULE, heat)
     assert found.throttled is True
     assert found.sampling.discarded_ms == ()
-    assert found.notes == (
+    assert doubts(found) == (
         "throttled after the samples, while the host, enqueue and graph times or the energy were taken: clocks event "
         "reasons hw_thermal_slowdown; let the device cool and measure again",
     )

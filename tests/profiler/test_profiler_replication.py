@@ -18,11 +18,11 @@ import pytest
 from test_profiler_measurement import RESULT
 
 import vnas.profiler.spawn as spawn
-from vnas.errors import DeviceError, MeasurementError, NonFiniteLossError, UsageError
+from vnas.errors import DeviceError, DeviceMemoryError, MeasurementError, NonFiniteLossError, UsageError
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.plan import Cell, Plan, Rules
 from vnas.profiler.protocol import Progress
-from vnas.profiler.replication import APART_NOTE, Standing, replicate
+from vnas.profiler.replication import APART_NOTE, MEMORY_NOTE, Standing, replicate
 from vnas.profiler.spawn import allocator_variables, how_it_ended, worker_environment
 from vnas.profiler.wire import Outcome, outcome_line, parse, progress_line
 
@@ -48,6 +48,11 @@ class Fake:
     @property
     def plans(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log.read_text().splitlines()] if self._log.exists() else []
+
+    @property
+    def slept(self) -> bool:
+        """Whether one of its processes came to the end of its sleep instead of being ended in it."""
+        return self._log.with_suffix(".slept").exists()
 
     @property
     def asked(self) -> list[tuple[int, list[str]]]:
@@ -144,6 +149,60 @@ def test_nets_that_only_fit_one_by_one_are_measured_one_by_one(fake: Fake) -> No
     assert [measured(outcome).processes for outcome in fake("2.0;alone", "3.0", processes=2)] == [2, 2]
 
 
+def test_nets_that_only_fit_into_memory_one_by_one_are_measured_one_by_one(fake: Fake) -> None:
+    rules = Rules(energy_seconds=2.0)
+    large, small, bad = fake("2.0;crowded", "3.0", "4.0;error=UsageError", processes=2, rules=rules)
+    assert [measured(outcome).processes for outcome in (large, small)] == [2, 2]
+    assert measured(large).notes[-1] == measured(small).notes[-1] == MEMORY_NOTE
+    assert isinstance(bad, UsageError)
+    everybody = ["2.0;crowded", "3.0", "4.0;error=UsageError"]
+    assert fake.asked[:3] == [(0, everybody), (0, ["2.0;crowded"]), (0, ["3.0"])]
+    assert sorted(fake.asked[3:]) == [(1, ["2.0;crowded"]), (1, ["3.0"])]  # apart from the start
+    assert [plan["rules"]["energy_seconds"] for plan in fake.plans] == [2.0, 2.0, 2.0, 0.0, 0.0]
+
+
+def test_a_net_that_does_not_fit_alone_is_refused_and_takes_no_other_with_it(fake: Fake) -> None:
+    large, small = fake("2.0;error=DeviceMemoryError", "3.0", processes=3)
+    assert isinstance(large, DeviceMemoryError)
+    assert measured(small).processes == 3
+    assert [len(nets) for _, nets in fake.asked] == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [("greedy", "check: the callable raised"), ("huge", "profiler_callables:huge raised RuntimeError")],
+)
+def test_a_worker_tells_memory_that_ran_out_from_other_errors(name: str, phase: str) -> None:
+    from vnas.profiler.worker import measure_plan
+
+    cells = (Cell(f"profiler_callables:{name}", 16), Cell("profiler_callables:wrong_channels", 16))
+    rules = Rules(max_seconds=0.1, min_seconds=0.0, max_warmup_seconds=0.0)
+    ran_out, wrong = measure_plan(Plan(cells, rules, device="cpu"), lambda progress: None)
+    assert isinstance(ran_out, DeviceMemoryError)
+    assert str(ran_out).startswith(phase)
+    assert type(wrong) is MeasurementError
+    assert type(parse(outcome_line(0, ran_out))[1]) is DeviceMemoryError  # type: ignore[index]
+
+
+def test_memory_that_ran_out_in_the_words_of_each_library() -> None:
+    from vnas.profiler.runtimes.failures import memory_ran_out
+
+    said = (
+        "CUDA out of memory. Tried to allocate 20.00 MiB.",
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
+        "Failed to allocate memory for requested buffer of size 134217728",
+    )
+    for text in said:
+        outer = MeasurementError("load: it failed")
+        outer.__cause__ = RuntimeError(text)
+        assert memory_ran_out(outer)
+    assert memory_ran_out(MemoryError())
+    assert not memory_ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
 def test_a_worker_that_cannot_start_is_not_the_fault_of_a_net(fake: Fake) -> None:
     outcomes = fake("2.0;silent=3", "3.0", processes=2)
     assert all("process 1 (eager) ended with exit code 3" in failed(outcome) for outcome in outcomes)
@@ -151,16 +210,14 @@ def test_a_worker_that_cannot_start_is_not_the_fault_of_a_net(fake: Fake) -> Non
 
 
 def test_a_worker_whose_child_holds_its_output_is_seen_to_have_died(fake: Fake) -> None:
-    start = time.monotonic()
     assert "ended with exit code 4" in failed(fake("2.0;orphan=4", processes=1)[0])
-    assert time.monotonic() - start < 30
+    assert not fake.slept  # the child was not waited for
 
 
 def test_a_worker_that_has_answered_may_not_linger(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "PATIENCE_SECONDS", 0.05)
-    start = time.monotonic()
     assert measured(fake("2.0;linger", processes=1)[0]).processes == 1
-    assert time.monotonic() - start < 30
+    assert not fake.slept
     assert not alive(fake.plans[0]["pid"])
 
 
@@ -234,10 +291,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def wait_until(seen: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
+def wait_until(seen: Callable[[], bool]) -> None:
+    """For as long as it takes: a busy machine must not fail a test."""
     while not seen():
-        assert time.monotonic() < end
         time.sleep(0.01)
 
 
@@ -267,7 +323,7 @@ def test_a_real_worker_ends_with_its_parent() -> None:
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=worker_environment(os.environ, {}, sys.path, None)
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=worker_environment(os.environ, sys.path, None)
     )
     assert parent.stdout is not None
     with parent.stdout as out:
@@ -317,14 +373,15 @@ def test_the_allocator_keeps_its_memory_unless_the_user_chose() -> None:
     assert allocator_variables("glibc 3.0")["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
     assert allocator_variables(None) == allocator_variables("musl 1.2") == allocator_variables("glibc odd") == {}
     own = {"MALLOC_TRIM_THRESHOLD_": "1", "A": "own", "PYTHONPATH": "/elsewhere"}
-    made = worker_environment(own, {"A": "more"}, ["", "/x", "/x"], "glibc 2.36")
+    made = worker_environment(own, ["", "/x", "/x"], "glibc 2.36")
     assert (made["MALLOC_TRIM_THRESHOLD_"], made["MALLOC_MMAP_THRESHOLD_"]) == ("1", "1073741824")
-    assert made["A"] == "more"
+    assert made["A"] == "own"
     assert made["PYTHONPATH"] == os.pathsep.join([str(Path.cwd()), "/x"])
 
 
-def test_the_environment_of_a_call_reaches_its_workers(fake: Fake) -> None:
-    fake("2.0", processes=1, environment={"MALLOC_TRIM_THRESHOLD_": "5"})
+def test_the_environment_reaches_the_workers(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
+    fake("2.0", processes=1)
     assert fake.plans[0]["malloc"] == "5"
 
 
@@ -350,16 +407,18 @@ def test_an_error_of_an_odd_class_is_one_of_measuring() -> None:
 
 def test_a_measurement_and_progress_come_back_as_they_were() -> None:
     assert parse(outcome_line(1, RESULT)) == (1, RESULT)
-    progress = Progress("sample", 60, 0.5, 12.3, 0.02, "net")
-    assert parse(progress_line(progress)) == progress
+    for progress in (Progress("sample", 60, 0.5, 12.3, 0.02, "net"), Progress("wait", waiting="for whom")):
+        assert parse(progress_line(progress)) == progress
 
 
 def test_progress_is_told_seldom() -> None:
     from vnas.profiler.worker import _seldom
 
-    now = iter([0.0, 0.0, 0.3, 0.5, 0.5, 0.9])
+    now = iter([0.0, 0.0, 0.3, 0.5, 0.5, 0.9, 0.9])
     told: list[Progress] = []
     report = _seldom(told.append, lambda: next(now))
     for samples in range(4):
         report(Progress("sample", samples))
     assert [progress.samples for progress in told] == [0, 2]
+    report(Progress("wait", waiting="the CPU is taken; waiting"))  # not due, and told all the same
+    assert told[-1].waiting == "the CPU is taken; waiting"

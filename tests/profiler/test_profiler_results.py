@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,21 @@ from result_examples import a_measurement, an_entry, an_environment
 from vnas.errors import UsageError
 from vnas.profiler.blocks import Block
 from vnas.profiler.energy import Energy
+from vnas.profiler.layer_table import LayerBreakdown, LayerRow
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.numerics import NumericalError
-from vnas.profiler.results import Entry, csv_row, put_aside_share, read_json, write_csv, write_json
+from vnas.profiler.records import from_plain
+from vnas.profiler.results import (
+    Entry,
+    Layers,
+    csv_row,
+    layers_path,
+    put_aside_share,
+    read_json,
+    write_csv,
+    write_json,
+    write_layers_csv,
+)
 from vnas.profiler.telemetry import Snapshot
 
 PLAIN = an_entry([[1.0, 2.0, 3.0]])
@@ -109,8 +122,8 @@ def plain(**changes: Any) -> dict[str, Any]:
         (b"\xff\xfe\x00", "is not JSON"),
         ("[]", r"a\.json is not a file of results"),
         (PLAIN.measurement.to_dict(), 'it has no "nets"'),
-        ({"schema": 1, "nets": []}, "has schema 1; this version reads schema 2; measure again: python -m vnas"),
-        ({"nets": []}, "has schema None; this version reads schema 2"),
+        ({"schema": 3, "nets": []}, "has schema 3; this version reads schemas 1 and 2; measure again: python -m vnas"),
+        ({"nets": []}, "has schema None; this version reads schemas 1 and 2"),
         ({"schema": 2, "nets": {}}, '"nets" must be a list; it is of type dict'),
         ({"schema": 2, "nets": [1]}, r"a\.json: nets\[0\] is 1; it must be an object"),
         ({"schema": 2, "nets": [plain(), plain(fom="x")]}, r"nets\[1\] has an unknown key 'fom'\. Did you mean 'form'"),
@@ -118,7 +131,7 @@ def plain(**changes: Any) -> dict[str, Any]:
         ({"schema": 2, "nets": [plain(measurement=None)]}, r"nets\[0\]\.measurement is None"),
         (
             {"schema": 2, "nets": [plain(measurement={**PLAIN.measurement.to_dict(), "schema": 3})]},
-            r"nets\[0\]\.measurement has schema 3; this version reads schema 2",
+            r"nets\[0\]\.measurement has schema 3; this version reads schemas 1 and 2",
         ),
         (
             {"schema": 2, "nets": [plain(measurement={**PLAIN.measurement.to_dict(), "median_ms": "2"})]},
@@ -152,6 +165,63 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_file_of_version_0_1_can_be_read(tmp_path: Path) -> None:
+    new = {"interval_method", "blocks", "discarded_ms", "quiet_us", "page_faults", "energy", "error", "valid"}
+    old = {name: value for name, value in PLAIN.measurement.to_dict().items() if name not in new}
+    later = {"vnas", "revision", "malloc", "interop_threads", "packages"}
+    here = {name: value for name, value in an_environment().to_dict().items() if name not in later}
+    measurement = {**old, "schema": 1, "energy_mj": None, "precision": "float32", "environment": here}
+    (tmp_path / "a.json").write_text(json.dumps({"schema": 1, "nets": [plain(measurement=measurement)]}))
+    (entry,) = read_json(tmp_path / "a.json")
+    assert (entry.net, entry.measurement.precision, entry.measurement.blocks) == ("a", "fp32", ())
+    assert entry.measurement.samples_ms == PLAIN.measurement.samples_ms
+
+
+def layers_of(net: str) -> Layers:
+    rows = (
+        LayerRow("", "Net", 1.0, 0.5, (0.4, 0.6), 0.25, 0, None),
+        LayerRow("conv", "Conv2d", 2.0, 1.5, (1.4, 1.7), 0.75, 10, 3),
+    )
+    breakdown = LayerBreakdown(
+        rows, 2.0, (1.9, 2.2), 1.9, (1.8, 2.0), None, 0.05, 0.1, 100, "cpu", "a clock", ("n", "m")
+    )
+    return Layers(net, "eval", breakdown)
+
+
+def test_layers_are_in_the_json_file_beside_the_nets(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", [PLAIN], [layers_of("timm:resnet18")])
+    assert read_json(tmp_path / "a.json") == [PLAIN]
+    (layers,) = json.loads((tmp_path / "a.json").read_text())["layers"]
+    assert (layers["net"], layers["form"]) == ("timm:resnet18", "eval")
+    assert from_plain(LayerBreakdown, layers["breakdown"], "layers") == layers_of("").breakdown
+    write_json(tmp_path / "a.json", [PLAIN])
+    assert "layers" not in json.loads((tmp_path / "a.json").read_text())
+
+
+def test_layers_have_one_row_a_module_in_a_file_of_their_own(tmp_path: Path) -> None:
+    path = layers_path(tmp_path / "a.csv")
+    assert path == tmp_path / "a.layers.csv"
+    write_layers_csv(path, [layers_of("a"), layers_of("b")])
+    rows = rows_of(path)
+    assert [(row["net"], row["module"]) for row in rows] == [("a", ""), ("a", "conv"), ("b", ""), ("b", "conv")]
+    text = (write_layers_csv.__doc__ or "").split("in this order: ")[1].partition(", with ``")[0]
+    words = re.sub(r"\([^)]*\)|then those of the whole, the same in every row of a\s+net:|\band\b", "", text)
+    assert list(rows[0]) == [name.strip() for name in words.split(",") if name.strip()]
+    expected = {
+        "type": "Conv2d", "runs": "2.0", "exclusive_ms": "1.5", "low_quartile_ms": "1.4", "high_quartile_ms": "1.7",
+        "share": "0.75", "parameters": "10", "kernels": "3", "total_ms": "2.0", "plain_ms": "1.9",
+        "plain_low_ms": "1.8", "plain_high_ms": "2.0", "overhead_ms": "", "difference": "0.05",
+        "tolerance": "0.1", "notes": "n | m",
+    }  # fmt: skip
+    assert {name: rows[1][name] for name in expected} == expected
+
+
+def test_packages_are_one_field_of_the_csv_file() -> None:
+    environment = dataclasses.replace(an_environment(), packages={"onnxruntime": "1.20", "timm": "1.0.9"})
+    row = csv_row(an_entry([[1.0]], environment=environment))
+    assert (row["packages"], csv_row(PLAIN)["packages"]) == ("onnxruntime=1.20;timm=1.0.9", "")
 
 
 def test_csv_has_one_row_a_net_and_empty_fields_for_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from profiler_nets import Small, answer, images, small, tokens
 
 from vnas.errors import MeasurementError, MissingExtraError, UsageError
-from vnas.profiler.runtimes import PRECISIONS, RUNTIMES, Prepared, check, prepare, torch_runtimes
+from vnas.profiler.runtimes import PRECISIONS, RUNTIMES, Prepared, check, packages, prepare, torch_runtimes
 from vnas.profiler.runtimes.precision import label, tf32
 from vnas.profiler.runtimes.prepared import Loaded
 
@@ -54,6 +55,22 @@ def test_torch_needs_nothing_else(device: str) -> None:
     assert RUNTIMES == (
         "eager", "channels_last", "cuda_graph", "compile", "compile_max_autotune", "onnxruntime", "openvino", "tensorrt"
     )  # fmt: skip
+
+
+def test_on_a_gpu_the_pip_line_is_of_the_package_that_does_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    for device, package in (("cuda", "onnxruntime-gpu"), ("cpu", "onnxruntime")):
+        with pytest.raises(MissingExtraError, match=rf"needs onnx, onnxscript, onnxruntime; pip install {package}$"):
+            check("onnxruntime", None, device)
+
+
+def test_what_a_runtime_is_made_of() -> None:
+    assert packages("onnxruntime", "cuda") == ("onnx", "onnxscript", "onnxruntime")
+    assert packages("openvino", "cpu") == ("onnx", "onnxscript", "openvino")
+    assert (packages("compile", "cuda"), packages("compile", "cpu")) == (("triton",), ())
+    assert packages("eager", "cuda") == packages("cuda_graph", "cuda") == ()
 
 
 def test_a_missing_package_comes_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,3 @@
-import importlib
 import json
 import random
 import threading
@@ -18,7 +17,7 @@ from vnas.config import Anneal, DataConfig, TrainingConfig
 from vnas.errors import ArchitectureError, MeasurementError, NonFiniteLossError
 from vnas.nets import Architecture, FusedVanillaNet, Stage, VanillaNet, build, fuse, merge
 from vnas.profiler.lock import device_lock
-from vnas.training import Data, Progress, TrainingResult, evaluate, fit, open_data, seeded, slopes
+from vnas.training import Data, Progress, TrainingResult, evaluate, fit, open_data, run, seeded, slopes, stepping
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")
@@ -69,6 +68,7 @@ def test_the_result_holds_the_fused_net_that_was_judged(digits: Data, small: Arc
     validation = digits.loader("validation", 16, device=CPU)
     assert evaluate(result.fused, validation, CPU) == result.val_top1
     assert evaluate(net, validation, CPU) == result.val_top1_training_form
+    assert result.trained is net
     assert same(weights(result), fuse(net).state_dict())
     assert net.slopes == (1.0,) * net.num_pairs
 
@@ -224,8 +224,7 @@ def test_a_merge_merges_the_average_too(digits: Data, small: Architecture, monke
         merged.append(net)
         return merge(net)
 
-    # The package gives the name of this module to its function, so it is looked up as a module.
-    monkeypatch.setattr(importlib.import_module("vnas.training.fit"), "merge", look)
+    monkeypatch.setattr(stepping, "merge", look)
     net = build(small)
     fit(net, digits, recipe(merge=True, ema_decay=0.9), seed=0, device=CPU)
     assert [one is net for one in merged] == [True, False]
@@ -282,6 +281,7 @@ def test_a_result_survives_json(digits: Data, small: Architecture) -> None:
     back = TrainingResult.from_dict(json.loads(json.dumps(result.to_dict())))
     assert back == result
     assert back.fused is None
+    assert back.trained is None
 
 
 @pytest.mark.parametrize(
@@ -376,10 +376,9 @@ def test_waiting_for_a_measurement_is_not_training_time(
         waited[0] += 1000.0
         yield
 
-    module = importlib.import_module("vnas.training.fit")
     real = time.perf_counter
-    monkeypatch.setattr(module, "device_lock", measured_before)
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: real() + waited[0]))
+    monkeypatch.setattr(run, "device_lock", measured_before)
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: real() + waited[0]))
     result = fit(small, digits, BRIEF, seed=0, device=CPU)
     assert waited[0] >= 2000
     assert 0 < result.seconds < 1000

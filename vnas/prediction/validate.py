@@ -7,33 +7,17 @@ nets, each architecture once
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from vnas.prediction.linear import FittedPredictor, Predictor
+from vnas.prediction.ranks import RESAMPLES, Estimate, estimate, rank_statistics, resampled_counts
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-# Below this many nets a bootstrap repeats so few distinct samples that its interval says nothing.
-MIN_FOR_INTERVAL = 8
-RESAMPLES = 2000
-# A pair matrix of this many nets takes 32 MB; beyond it the ranks of each resample are computed one by one.
-_MAX_PAIRS_IN_MEMORY = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score with its 95 % bootstrap interval; the ends are None where there are too few nets to tell."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,59 +90,8 @@ def _counts_statistics(measured: Floats, predicted: Floats, counts: Floats) -> d
     }
 
 
-def _quadratic(counts: Floats, matrix: Floats) -> Floats:
-    weighted: Floats = ((counts @ matrix) * counts).sum(axis=1)
-    return weighted
-
-
-def _rank_statistics(measured: Floats, predicted: Floats, counts: Floats) -> dict[str, Floats]:
-    # Both are sums over pairs of nets, so a resample only weighs the pairs: w' S w.
-    signs = [np.sign(x[:, None] - x[None, :]) for x in (measured, predicted)]  # (N, N)
-    agree = _quadratic(counts, signs[0] * signs[1])
-    untied = [_quadratic(counts, np.abs(sign)) for sign in signs]
-    # Mean rank in the resample, less a constant: nets below, plus half of those level with it.
-    ranks = [counts @ (0.5 + 0.5 * sign).T for sign in signs]  # (R, N)
-    n = counts.sum(axis=1, keepdims=True)
-    centred = [rank - (counts * rank).sum(axis=1, keepdims=True) / n for rank in ranks]
-    products = (counts * centred[0] * centred[1]).sum(axis=1)
-    spread = [(counts * c**2).sum(axis=1) for c in centred]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "kendall_tau": agree / np.sqrt(untied[0] * untied[1]),
-            "spearman": products / np.sqrt(np.where(spread[0] * spread[1] > 0, spread[0] * spread[1], np.nan)),
-        }
-
-
-def _rank_one_by_one(measured: Floats, predicted: Floats, counts: Floats) -> dict[str, Floats]:
-    def each(statistic: Callable[[Floats, Floats], float]) -> Floats:
-        picks = (np.repeat(np.arange(len(measured)), row.astype(int)) for row in counts)
-        return np.array([statistic(measured[pick], predicted[pick]) for pick in picks])
-
-    def defined(statistic: Callable[[Floats, Floats], float], x: Floats, y: Floats) -> float:
-        return float("nan") if np.ptp(x) == 0 or np.ptp(y) == 0 else statistic(x, y)
-
-    return {
-        "kendall_tau": each(lambda x, y: defined(lambda a, b: float(stats.kendalltau(a, b).statistic), x, y)),
-        "spearman": each(lambda x, y: defined(lambda a, b: float(stats.spearmanr(a, b).statistic), x, y)),
-    }
-
-
 def _statistics(measured: Floats, predicted: Floats, counts: Floats) -> dict[str, Floats]:
-    rank = _rank_statistics if len(measured) <= _MAX_PAIRS_IN_MEMORY else _rank_one_by_one
-    return _counts_statistics(measured, predicted, counts) | rank(measured, predicted, counts)
-
-
-def _estimate(value: float, resampled: Floats | None) -> Estimate | None:
-    if not np.isfinite(value):
-        return None
-    if resampled is None:
-        return Estimate(value)
-    known = resampled[np.isfinite(resampled)]
-    # A score that most resamples cannot define has no interval worth printing.
-    if len(known) < len(resampled) / 2:
-        return Estimate(value)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return _counts_statistics(measured, predicted, counts) | rank_statistics(measured, predicted, counts)
 
 
 def scores(
@@ -174,7 +107,7 @@ def scores(
 
     Returns:
         The scores. With fewer than two nets, or without any spread, those that need it are None; with fewer
-        than ``MIN_FOR_INTERVAL`` nets there are no intervals.
+        than ``ranks.MIN_FOR_INTERVAL`` nets there are no intervals.
 
     Raises:
         ValueError: lengths that differ, or a measured latency that is not positive and finite.
@@ -189,11 +122,9 @@ def scores(
     if n == 0:
         return Scores(0, None, None, None, None, None, None, None)
     point = _statistics(measured, predicted, np.ones((1, n)))
-    resampled: dict[str, Floats] = {}
-    if n >= MIN_FOR_INTERVAL:
-        counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
-        resampled = _statistics(measured, predicted, counts)
-    estimates = {name: _estimate(float(value[0]), resampled.get(name)) for name, value in point.items()}
+    counts = resampled_counts(n, resamples, seed)
+    resampled = {} if counts is None else _statistics(measured, predicted, counts)
+    estimates = {name: estimate(float(value[0]), resampled.get(name)) for name, value in point.items()}
     return Scores(n=n, **estimates)
 
 

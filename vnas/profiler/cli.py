@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vnas.profiler.terminal import Terminal
 
     terminal = Terminal()
+    _reach_current_folder()
     try:
         return Session(arguments, terminal).run()
     except VnasError as error:
@@ -47,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.complain("interrupted")
         return EXIT_INTERRUPTED
+
+
+def _reach_current_folder() -> None:
+    """``mynets:small`` is found as after ``python -m``: a console script has its own folder on the path instead."""
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and not {"", here} & {*sys.path}:
+        sys.path.insert(0, here)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--energy-seconds",
         type=_energy_seconds,
         metavar="S",
-        help="window of the energy measurement, at least 1, or 0 for none (5 where there is a counter)",
+        help="window of the energy measurement, at least 1, or 0 for none (5)",
     )
     long.add_argument(
         "--patience",
@@ -94,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     long.add_argument("--seed", type=_whole, default=0, metavar="N", help="of weights, images and order (0)")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--json", type=Path, metavar="FILE", help="write every sample and its provenance")
-    out.add_argument("--csv", type=Path, metavar="FILE", help="write one row a net")
+    out.add_argument("--csv", type=Path, metavar="FILE", help="write one row a net, in FILE.layers.csv one a module")
     out.add_argument("--figure", type=Path, metavar="FILE", help="draw the samples, as .png, .svg or .pdf")
     out.add_argument("--compare", type=Path, metavar="OLD", help="say what changed since the results that --json wrote")
     out.add_argument("--fail-on", choices=["slower"], help="exit with 1 if any net is that, compared with OLD")

@@ -18,7 +18,7 @@ from vnas.profiler.results import Entry
 
 Verdict = Literal["same", "faster", "slower", "undecided"]
 
-_NOT_COMPARED = frozenset({"device_kind", "device_type", "date_utc"})
+_NOT_COMPARED = frozenset({"device_kind", "device_type", "date_utc", "packages"})
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def pair(old: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[tuple[Entry, Entry]], list[Entry], list[Entry]]:
+def pair(old: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[tuple[Entry, Entry]], list[Entry]]:
     """Entries of the same net, form, runtime, precision, image size and input shapes (the batch with them).
 
     What is there more than once on both sides is paired in order.
 
     Returns:
-        The pairs, those only in ``old``, and those only in ``new``, each in their order.
+        The pairs, and those only in ``new``, each in their order.
     """
     waiting: dict[object, deque[Entry]] = {}
     for entry in old:
@@ -73,8 +73,7 @@ def pair(old: Sequence[Entry], new: Sequence[Entry]) -> tuple[list[tuple[Entry, 
             pairs.append((partners.popleft(), entry))
         else:
             only_new.append(entry)
-    left = {id(entry) for partners in waiting.values() for entry in partners}
-    return pairs, [entry for entry in old if id(entry) in left], only_new
+    return pairs, only_new
 
 
 def compare(old: Entry, new: Entry, *, tolerance: float = 0.01, level: float = 0.95) -> Comparison:
@@ -161,6 +160,8 @@ def differences(old: Measurement, new: Measurement) -> list[str]:
         for field in dataclasses.fields(old.environment)
         if field.name not in _NOT_COMPARED
     ]
+    was, now = old.environment.packages, new.environment.packages
+    pairs += [(name, was.get(name), now.get(name)) for name in sorted({*was, *now})]
     return [f"differs: {name} {_word(was)} -> {_word(now)}" for name, was, now in pairs if was != now]
 
 

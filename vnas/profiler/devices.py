@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vnas.errors import DeviceError, UsageError
+from vnas.errors import DeviceError, MeasurementError, UsageError
 from vnas.profiler.environment import cpu_kind
 
 if TYPE_CHECKING:
@@ -61,6 +62,25 @@ def cuda_uuid(index: int) -> str:
     import torch
 
     return str(torch.cuda.get_device_properties(index).uuid)
+
+
+def check_places(callable: object, inputs: Sequence[object], place: torch.device) -> None:
+    """Tensors among the inputs, and those of a module, must be where it is measured.
+
+    Raises:
+        MeasurementError: one is not; says which, and what to do.
+    """
+    import torch
+
+    tensors = [(f"input {number}", value, "input") for number, value in enumerate(inputs)]
+    if isinstance(callable, torch.nn.Module):
+        named = (*callable.named_parameters(), *callable.named_buffers())
+        tensors += [(f"{name} of the module", tensor, "module") for name, tensor in named]
+    for what, tensor, whole in tensors:
+        if isinstance(tensor, torch.Tensor) and tensor.device != place:
+            raise MeasurementError(
+                f"check: {what} is on {tensor.device}, the measurement on {place}; pass {whole}.to({str(place)!r})"
+            )
 
 
 def _existing_gpu(index: int, asked: str) -> torch.device:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vnas
-from vnas.profiler.records import from_plain, to_plain
+from vnas.profiler.records import LATER, to_plain
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,8 @@ GIT_SECONDS = 2.0
 """How long git may take to tell the revision."""
 
 _CPU_ROOT = Path("/sys/devices/system/cpu")
+
+_OWN_FIELDS = frozenset({"torch", "vnas"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Environment:
         interop_threads: torch's inter-operator threads.
         malloc: settings of the process that change how memory is allocated, as ``NAME=value;...``: glibc gives freed
             memory back or keeps it, which alone can change a latency by a fifth. None where there are none.
+        packages: versions of the packages that the net and its runtime are from, torch and this one aside, by name:
+            ``timm``, ``onnxruntime``, ``triton`` and so on. Files from before they were recorded have none.
     """
 
     device_kind: str
@@ -85,29 +90,24 @@ class Environment:
     revision: str | None = None
     interop_threads: int | None = None
     malloc: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict, hash=False, metadata=LATER)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain: dict[str, Any] = to_plain(self)
         return plain
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Environment:
-        """The inverse of ``to_dict``.
 
-        Raises:
-            UsageError: an unknown or missing key, or a value of the wrong kind.
-        """
-        return from_plain(cls, data, "environment")
-
-
-def capture_environment(device: torch.device, device_id: str | None = None, driver: str | None = None) -> Environment:
+def capture_environment(
+    device: torch.device, device_id: str | None = None, driver: str | None = None, packages: Iterable[str] = ()
+) -> Environment:
     """The environment as it is now.
 
     Args:
         device: the device measured on.
         device_id: its UUID, where known.
         driver: driver version, where known; torch does not tell it.
+        packages: names, as they are imported, of those whose version is to be recorded where they have one.
     """
     import torch
 
@@ -137,6 +137,7 @@ def capture_environment(device: torch.device, device_id: str | None = None, driv
         revision=git_revision(Path(vnas.__file__).parents[1]),
         interop_threads=torch.get_num_interop_threads(),
         malloc=malloc_settings(os.environ),
+        packages=versions(packages),
     )
 
 
@@ -206,6 +207,16 @@ def git_revision(root: Path) -> str | None:
     return asked.stdout.strip() or None if asked.returncode == 0 else None
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions by package, sorted; without torch and this package, which have fields of their own.
+
+    Args:
+        packages: as they are imported. What is no installed package (a file of the user's, say) is left out.
+    """
+    found = {name: _version(name) for name in sorted({*packages} - _OWN_FIELDS)}
+    return {name: version for name, version in found.items() if version is not None}
+
+
 def malloc_settings(environment: Mapping[str, str]) -> str | None:
     """The variables that change the allocator, sorted; of preloaded libraries the names without their folders."""
     found = {name: value for name, value in environment.items() if name.startswith("MALLOC_")}
@@ -214,6 +225,17 @@ def malloc_settings(environment: Mapping[str, str]) -> str | None:
     if preloaded := re.split(r"[:\s]+", environment.get("LD_PRELOAD", "").strip(": ")):
         found["LD_PRELOAD"] = ":".join(Path(library).name for library in preloaded)
     return ";".join(f"{name}={value}" for name, value in sorted(found.items()) if value) or None
+
+
+def _version(package: str) -> str | None:
+    """The imported one's own word comes first: onnxruntime is installed as onnxruntime-gpu, too."""
+    said = getattr(sys.modules.get(package), "__version__", None)
+    if isinstance(said, str):
+        return said
+    try:
+        return importlib.metadata.version(package)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def _matmul_precision() -> str | None:

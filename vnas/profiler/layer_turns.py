@@ -22,8 +22,10 @@ PROBE_CHAIN = 200
 PHASE = "layers"
 
 
-def take_turns(call: Call, timer: Timer, tracer: Tracer, calls: int, max_seconds: float) -> tuple[float, list[Trace]]:
-    """Median of the plain calls in milliseconds, and the probed calls.
+def take_turns(
+    call: Call, timer: Timer, tracer: Tracer, calls: int, max_seconds: float
+) -> tuple[list[float], list[Trace]]:
+    """The plain calls in milliseconds, and the probed calls.
 
     Args:
         call: what is timed; warmed up.
@@ -50,7 +52,7 @@ def take_turns(call: Call, timer: Timer, tracer: Tracer, calls: int, max_seconds
                 plain += [guarded(lambda: timer.time(call), PHASE) for _ in range(count + 1)][1:]
         if len(traces) >= calls or timer.now() - start >= max_seconds:
             break
-    return statistics.median(plain), traces
+    return plain, traces
 
 
 def middle_half(traces: Sequence[Trace]) -> Sequence[Trace]:
@@ -58,6 +60,14 @@ def middle_half(traces: Sequence[Trace]) -> Sequence[Trace]:
     ordered = sorted(traces, key=lambda trace: trace.total_ns)
     aside = len(ordered) // 4
     return ordered[aside : len(ordered) - aside]
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float]:
+    """Half of the samples lie between them; a single one is both."""
+    if len(samples) == 1:
+        return samples[0], samples[0]
+    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, high
 
 
 def probe_ms(clock: Clock) -> float:
@@ -69,6 +79,6 @@ def probe_ms(clock: Clock) -> float:
     chain = torch.nn.Sequential(*(torch.nn.Identity() for _ in range(PROBE_CHAIN))).eval()
     call = functools.partial(chain, torch.zeros(1))
     tracer = Tracer(list(chain.modules()), ClockMarks(clock))
-    plain_ms, traces = take_turns(call, CpuTimer(clock), tracer, calls=20, max_seconds=0.2)
+    plain, traces = take_turns(call, CpuTimer(clock), tracer, calls=20, max_seconds=0.2)
     probed_ms = statistics.median(trace.total_ns for trace in traces) / 1e6
-    return max(probed_ms - plain_ms, 0.0) / (PROBE_CHAIN + 1)
+    return max(probed_ms - statistics.median(plain), 0.0) / (PROBE_CHAIN + 1)

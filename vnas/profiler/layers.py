@@ -4,27 +4,28 @@
 
 Plain and probed calls take turns in short blocks, so that drift hits both alike. The rows are means over the middle
 half of the probed calls, ordered by what they took: they sum to ``total_ms`` exactly, and a disturbed call is left out.
+Beside each mean stand the quartiles of the module's time over all probed calls.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 
-from vnas.errors import MeasurementError, UsageError
-from vnas.profiler.devices import resolve_device
+from vnas.errors import UsageError
+from vnas.profiler.devices import check_places, resolve_device
 from vnas.profiler.layer_kernels import count_kernels
 from vnas.profiler.layer_table import LayerBreakdown, LayerRow, breakdown_columns, breakdown_rows
 from vnas.profiler.layer_timing import ClockMarks, EventMarks, Marks, Trace, Tracer
-from vnas.profiler.layer_turns import middle_half, probe_ms, take_turns
+from vnas.profiler.layer_turns import middle_half, probe_ms, quartiles, take_turns
 from vnas.profiler.lock import device_lock, lock_key
 from vnas.profiler.phases import WarmUpRule, check, warm_up
+from vnas.profiler.statistics import median_interval
 from vnas.profiler.timers import Call, Clock, CpuTimer, CudaEventTimer, Timer
 
 __all__ = ["LayerBreakdown", "LayerRow", "breakdown_columns", "breakdown_rows", "layer_breakdown"]
@@ -72,26 +73,30 @@ def layer_breakdown(
     if not max_seconds > 0 or not tolerance > 0:
         raise UsageError(f"max_seconds = {max_seconds} and tolerance = {tolerance} must be more than 0")
     place = resolve_device(device=device)
-    _check_places(module, inputs, place)
+    check_places(module, inputs, place)
     call = functools.partial(module, *inputs)
     with device_lock(lock_key(place)) as held, _settings(place):
         timer, marks, finish = _instruments(place, clock)
         check(call, finish)
         warm_up(timer, call, WarmUpRule(max_seconds=min(max_seconds, 1.0)))
-        plain_ms, traces = take_turns(call, timer, Tracer(modules, marks), calls or MOST_CALLS, max_seconds)
+        plain, traces = take_turns(call, timer, Tracer(modules, marks), calls or MOST_CALLS, max_seconds)
         cost_ms = probe_ms(clock) if place.type == "cpu" else None
         counted = count_kernels(modules, call, finish) if place.type == "cuda" else None
+    without = median_interval(plain)
+    plain_ms = without.median
     kept = middle_half(traces)
     total_ms = sum(trace.total_ns for trace in kept) / len(kept) / 1e6
     runs = sum(sum(trace.runs) for trace in kept) / len(kept)
     overhead_ms = None if cost_ms is None else cost_ms * runs
     difference = (total_ms - (overhead_ms or 0.0)) / plain_ms - 1.0
-    rows = _rows(names, modules, kept, counted if isinstance(counted, tuple) else None)
+    rows = _rows(names, modules, kept, traces, counted if isinstance(counted, tuple) else None)
     training = "the module is in training mode; call .eval() for the times of inference"
     return LayerBreakdown(
         rows=rows,
         total_ms=total_ms,
+        total_quartiles_ms=quartiles([trace.total_ns / 1e6 for trace in traces]),
         plain_ms=plain_ms,
+        plain_interval_ms=(without.low, without.high),
         overhead_ms=overhead_ms,
         difference=difference,
         tolerance=tolerance,
@@ -123,16 +128,6 @@ def _modules(module: object) -> tuple[list[str], list[torch.nn.Module]]:
     return [path for path, _ in named], [part for _, part in named]
 
 
-def _check_places(module: torch.nn.Module, inputs: Sequence[object], place: torch.device) -> None:
-    tensors = [(f"input {number}", value) for number, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
-    for what, tensor in itertools.chain(tensors, module.named_parameters(), module.named_buffers()):
-        if tensor.device != place:
-            raise MeasurementError(
-                f"check: {what} is on {tensor.device}, the layers are timed on {place}; "
-                f"move it with .to({str(place)!r})"
-            )
-
-
 @contextmanager
 def _settings(place: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
@@ -155,18 +150,23 @@ def _instruments(place: torch.device, clock: Clock) -> tuple[Timer, Marks, Call]
 
 
 def _rows(
-    names: Sequence[str], modules: Sequence[torch.nn.Module], traces: Sequence[Trace], kernels: Sequence[int] | None
+    names: Sequence[str],
+    modules: Sequence[torch.nn.Module],
+    kept: Sequence[Trace],
+    traces: Sequence[Trace],
+    kernels: Sequence[int] | None,
 ) -> tuple[LayerRow, ...]:
-    total_ns = sum(trace.total_ns for trace in traces)
-    spent_ns = [sum(times) for times in zip(*(trace.exclusive_ns for trace in traces), strict=True)]
-    runs = [sum(counts) for counts in zip(*(trace.runs for trace in traces), strict=True)]
+    total_ns = sum(trace.total_ns for trace in kept)
+    spent_ns = [sum(times) for times in zip(*(trace.exclusive_ns for trace in kept), strict=True)]
+    runs = [sum(counts) for counts in zip(*(trace.runs for trace in kept), strict=True)]
     parameters = _own_parameters(modules)
     return tuple(
         LayerRow(
             path=name,
             type=type(modules[number]).__name__,
-            calls=runs[number] / len(traces),
-            exclusive_ms=spent_ns[number] / len(traces) / 1e6,
+            calls=runs[number] / len(kept),
+            exclusive_ms=spent_ns[number] / len(kept) / 1e6,
+            quartiles_ms=quartiles([trace.exclusive_ns[number] / 1e6 for trace in traces]),
             share=spent_ns[number] / total_ns,
             parameters=parameters[number],
             kernels=None if kernels is None else kernels[number],

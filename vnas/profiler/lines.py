@@ -10,6 +10,8 @@ from vnas.profiler.measurement import Measurement
 from vnas.profiler.results import put_aside_share
 from vnas.profiler.telemetry import Snapshot
 
+INTERVAL = "95 % interval"
+
 WORDS = frozenset({"net", "form", "runtime", "precision", "module", "type"})
 """Columns of words."""
 
@@ -34,6 +36,7 @@ def measurement_line(name: str, form: str, result: Measurement) -> str:
     Then the numerical error and the energy, where there are any, and what is wrong.
     """
     median, interval = milliseconds(result)
+    level = _below_95(result.interval_level)
     environment = result.environment
     where = environment.device_kind
     if environment.device_type == "cpu":
@@ -43,7 +46,7 @@ def measurement_line(name: str, form: str, result: Measurement) -> str:
         f"{name} {form}",
         f"{result.runtime} {result.precision or 'precision unknown'} {result.layout or ''}".strip(),
         f"batch {result.batch if result.batch is not None else 'unknown'}",
-        f"{median} ms [{interval}]",
+        f"{median} ms [{interval}]" if level is None else f"{median} ms [{interval}, {level}]",
         f"n={result.n} in {_counted(result.processes, 'process', 'es')}",
         where,
         _clock(last),
@@ -58,6 +61,8 @@ def measurement_line(name: str, form: str, result: Measurement) -> str:
         parts.append("THROTTLED")
     if result.contention == "yes":
         parts.append("CONTENTION")
+    if result.launch_bound:
+        parts.append("launch-bound")
     if not result.valid:
         parts.append(f"INVALID: {invalid_reason(result)}")
     return "  ".join(parts)
@@ -70,7 +75,10 @@ def invalid_reason(result: Measurement) -> str:
 
 
 def columns(results: Sequence[Measurement]) -> tuple[str, ...]:
-    """Names of the columns that a table of these results needs; one that would say nothing is left out."""
+    """Names of the columns that a table of these results needs; one that would say nothing is left out.
+
+    That of the intervals names the lowest level among them where it is not 95 %.
+    """
     left_out = set()
     if all(result.runtime == "eager" for result in results):
         left_out.add("runtime")
@@ -82,13 +90,17 @@ def columns(results: Sequence[Measurement]) -> tuple[str, ...]:
         left_out.add("put aside")
     if all(result.environment.device_type == "cpu" for result in results):
         left_out |= {"host ms", "graph ms", "launch-bound"}
-    return tuple(name for name in ("net", "form", *_VALUES) if name not in left_out)
+    level = _below_95(min((result.interval_level for result in results), default=0.95))
+    interval = INTERVAL if level is None else f"interval, {level} or more"
+    names = (interval if name == INTERVAL else name for name in ("net", "form", *_VALUES))
+    return tuple(name for name in names if name not in left_out)
 
 
 def measurement_row(name: str, form: str, result: Measurement, names: Sequence[str]) -> tuple[str, ...]:
     """One row with the columns asked for; ``-`` where there is nothing."""
     known = {"net": name, "form": form}
-    return tuple(known[column] if column in known else _VALUES[column](result) for column in names)
+    values = [known[column] if column in known else _VALUES.get(column, _interval)(result) for column in names]
+    return tuple(values)
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -107,6 +119,15 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         for row in (header, *rows)
     ]
     return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def _interval(result: Measurement) -> str:
+    return milliseconds(result)[1]
+
+
+def _below_95(level: float) -> str | None:
+    """A level as ``87 %``, rounded down; None from 95 % on."""
+    return None if level >= 0.95 else f"{math.floor(100.0 * level)} %"
 
 
 def _digits(result: Measurement) -> int:
@@ -140,7 +161,7 @@ _VALUES: dict[str, Callable[[Measurement], str]] = {
     "precision": lambda result: result.precision or "-",
     "batch": lambda result: "-" if result.batch is None else str(result.batch),
     "median ms": lambda result: milliseconds(result)[0],
-    "95 % interval": lambda result: milliseconds(result)[1],
+    INTERVAL: _interval,
     "n": lambda result: str(result.n),
     "processes": lambda result: str(result.processes),
     "noise": _noise,

@@ -14,6 +14,7 @@ it. They do not tell threads apart, so ``_Door`` does.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -39,6 +40,8 @@ REMIND_SECONDS = 10.0
 """Between two messages of one who waits."""
 
 OnWait = Callable[[str], object]
+
+_logger = logging.getLogger("vnas.profiler")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def device_lock(
         key: of the device, from ``lock_key``.
         exclusive: alone, to measure; False shares it with others that train.
         timeout_seconds: how long to wait; None for as long as it takes.
-        on_wait: told who holds the device, when waiting begins and every ten seconds from then on.
+        on_wait: told who holds the device, when waiting begins and every ten seconds from then on; by default the
+            logger ``vnas.profiler`` is, as a warning.
 
     Raises:
         MeasurementError: the device was not free in time; says who holds it and what to do.
@@ -89,7 +93,7 @@ def device_lock(
         yield Held(door)
         return
     thread = threading.get_ident()
-    note = door.enter(thread, exclusive, timeout_seconds, on_wait)
+    note = door.enter(thread, exclusive, timeout_seconds, _logger.warning if on_wait is None else on_wait)
     try:
         yield Held(note)
     finally:
@@ -109,7 +113,7 @@ class _Door:
         self._shares: Counter[int] = Counter()
         self._record = b""
 
-    def enter(self, thread: int, exclusive: bool, timeout_seconds: float | None, on_wait: OnWait | None) -> str | None:
+    def enter(self, thread: int, exclusive: bool, timeout_seconds: float | None, on_wait: OnWait) -> str | None:
         if self._reenter(thread):
             if exclusive and self._alone != thread:
                 return f"{self._key} is measured inside a block that trains on it, so others may train on it too"
@@ -124,7 +128,7 @@ class _Door:
                         f"{self._holder()}; waited {timeout_seconds:g} s for it. Let that process finish or end it, "
                         "then try again"
                     )
-                if on_wait is not None and waited - said >= REMIND_SECONDS:
+                if waited - said >= REMIND_SECONDS:
                     said = waited
                     on_wait(f"{self._holder()}; waiting")
                 time.sleep(POLL_SECONDS)

@@ -32,7 +32,7 @@ class Watch(Protocol):
         ...
 
     def glance(self) -> Snapshot:
-        """What changes while sampling: clocks, temperature, power, event reasons, processes."""
+        """What changes while sampling: clocks, temperature, power, event reasons, utilisation, memory, processes."""
         ...
 
 

@@ -20,6 +20,9 @@ __all__ = ["SCHEMA", "Block", "IntervalMethod", "Measurement"]
 
 SCHEMA = 2
 
+OLD_SCHEMA = 1
+"""Of version 0.1."""
+
 IntervalMethod = Literal["one process", "between processes"]
 
 
@@ -61,7 +64,8 @@ class Measurement:
         page_faults: on the CPU, minor page faults of a call: memory that the allocator gave back and took again.
         energy: energy of one call; None where it was not measured or cannot be, and a note says which.
         error: numerical error against eager fp32; None where nothing was changed, or no reference could be run.
-        valid: the number can be used. False where more was discarded than the cap allows; a note says what.
+        valid: the number can be used. False where more was discarded than the cap allows, or where events did not see
+            all of the work; a note says what.
         processes: fresh processes that the samples come from.
         quiet_us: on the CPU, pace of the undisturbed machine (``pace``), as far as seen.
         blocks: how the samples follow each other.
@@ -142,15 +146,15 @@ class Measurement:
         """
         rest = dict(data)
         schema = rest.pop("schema", None)
-        if schema == 1:
-            rest, schema = _from_schema_1(rest), SCHEMA
+        if schema == OLD_SCHEMA:
+            rest, schema = from_schema_1(rest), SCHEMA
         if schema != SCHEMA:
-            raise UsageError(f"measurement has schema {schema!r}; this version reads schemas 1 and {SCHEMA}")
+            raise UsageError(f"measurement has schema {schema!r}; this version reads schemas {OLD_SCHEMA} and {SCHEMA}")
         return from_plain(cls, rest, "measurement")
 
 
-def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Version 0.1's results: one process, no blocks, no energy, and fewer facts on the environment."""
+def from_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of version 0.1's results as they are now: one process, no blocks, no energy, fewer facts."""
     old = {name: value for name, value in data.items() if name != "energy_mj"}
     if isinstance(old.get("environment"), Mapping):
         added = {"vnas": None, "revision": None, "malloc": None, "interop_threads": None}

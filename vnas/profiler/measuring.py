@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from vnas.errors import MeasurementError, VnasError
+from vnas.errors import VnasError
 from vnas.profiler import rapl, runtimes
 from vnas.profiler.cpu_load import CpuLoad
 from vnas.profiler.cuda import cuda_instruments
-from vnas.profiler.devices import cuda_uuid, resolve_device
+from vnas.profiler.devices import check_places, cuda_uuid, resolve_device
 from vnas.profiler.environment import Environment, capture_environment
 from vnas.profiler.lock import device_lock, lock_key
 from vnas.profiler.measurement import Measurement
@@ -28,7 +28,7 @@ from vnas.profiler.plan import Rules
 from vnas.profiler.protocol import Findings, Instruments, Progress, Report, Run
 from vnas.profiler.runtimes import Prepared
 from vnas.profiler.telemetry import Snapshot
-from vnas.profiler.timers import CpuTimer, Timer
+from vnas.profiler.timers import Call, CpuTimer, Timer
 
 __all__ = ["Job", "Progress", "measure", "measure_all"]
 
@@ -89,10 +89,11 @@ def measure(
         min_seconds: seconds of sampling at least.
         max_seconds: time limit of sampling; each of the three other timers of a GPU adds at most a fifth of it.
         max_warmup_seconds: cap of the warm-up.
-        energy_seconds: window over which energy is measured, at least 1; 0 leaves energy out.
+        energy_seconds: window over which energy is measured, at least 1; 0 leaves energy out, as a note says.
         timer: replaces the device's own, and then gives the only number.
         threads: torch threads while measuring, restored afterwards; by default those that are set.
-        progress: told about each phase, and every half second while sampling.
+        progress: told about each phase, every half second while sampling, and whom it waits for; without it the
+            logger ``vnas.profiler`` is told of waiting.
 
     Returns:
         Measurement, in milliseconds.
@@ -151,7 +152,7 @@ def measure_all(
     )
     place = resolve_device(device=device)
     told = progress
-    waiting = None if told is None else lambda line: told(Progress(line))
+    waiting = None if told is None else lambda line: told(Progress("wait", waiting=line))
     with device_lock(lock_key(place), on_wait=waiting) as held, _settings(place, rules.threads), ExitStack() as stack:
         pace = None
         # One thread hands nothing over, and does not notice the states that the pace tells of.
@@ -220,8 +221,7 @@ class _Bench:
         """A job that is prepared, checked and warmed up, or has its error."""
         seat = _Seat(job)
         try:
-            tensors = [value for value in job.inputs if isinstance(value, torch.Tensor)]
-            _check_places(job.callable, tensors, self._place)
+            check_places(job.callable, job.inputs, self._place)
             if self._progress is not None:
                 self._progress(Progress("prepare", name=job.name))
             seat.prepared = runtimes.prepare(
@@ -258,7 +258,10 @@ class _Bench:
                 findings = seat.run.finish()
                 first = findings.telemetry[0] if findings.telemetry else None
                 environment = capture_environment(
-                    self._place, device_id=_device_id(self._place, first), driver=first.driver if first else None
+                    self._place,
+                    device_id=_device_id(self._place, first),
+                    driver=first.driver if first else None,
+                    packages=_packages(seat.job, self._place),
                 )
         except VnasError as error:
             return error
@@ -266,13 +269,14 @@ class _Bench:
 
     def _instruments(self, prepared: Prepared) -> Instruments:
         place, timer, seconds = self._place, self._timer, self._rules.energy_seconds
+        no_energy = _energy_beside_a_timer if seconds else None
         if place.type == "cuda":
             own = cuda_instruments(
                 place, self._stack, on_stream=prepared.on_stream, capturable=prepared.capturable, energy_seconds=seconds
             )
-            return own if timer is None else Instruments(timer, own.finish, watch=own.watch)
+            return own if timer is None else Instruments(timer, own.finish, watch=own.watch, energy=no_energy)
         if timer is not None:
-            return Instruments(timer, finish=lambda: None)
+            return Instruments(timer, finish=lambda: None, energy=no_energy)
         return Instruments(
             CpuTimer(),
             finish=lambda: None,
@@ -351,6 +355,10 @@ def _timer_name(place: torch.device, prepared: Prepared) -> str:
     return "cuda events" if prepared.on_stream else "host end to end"
 
 
+def _energy_beside_a_timer(call: Call) -> str:
+    return "no energy: a timer was given in place of the device's own, and that gives the only number"
+
+
 def _page_faults() -> int:
     import resource  # not on Windows
 
@@ -363,20 +371,12 @@ def _device_id(place: torch.device, first: Snapshot | None) -> str | None:
     return first.uuid if first is not None and first.uuid is not None else cuda_uuid(place.index)
 
 
-def _check_places(callable: object, tensors: Sequence[torch.Tensor], place: torch.device) -> None:
-    for number, tensor in enumerate(tensors):
-        if tensor.device != place:
-            raise MeasurementError(
-                f"check: input {number} is on {tensor.device}, the measurement on {place}; "
-                f"pass input.to({str(place)!r})"
-            )
-    if isinstance(callable, torch.nn.Module):
-        for name, tensor in (*callable.named_parameters(), *callable.named_buffers()):
-            if tensor.device != place:
-                raise MeasurementError(
-                    f"check: {name} of the module is on {tensor.device}, the measurement on {place}; "
-                    f"pass module.to({str(place)!r})"
-                )
+def _packages(job: Job, place: torch.device) -> set[str]:
+    """Those that the runtime is made of, and those that the callable and its modules are from."""
+    made_of = job.callable.modules() if isinstance(job.callable, torch.nn.Module) else [job.callable]
+    homes = (getattr(part, "__module__", None) for part in made_of)
+    named = {home.partition(".")[0] for home in homes if isinstance(home, str)}
+    return {*named, *runtimes.packages(job.runtime, place.type)}
 
 
 def _mode_notes(callable: object) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from vnas.profiler.blocks import SLOWED_FACTOR, Block, by_block, disturbed, sift, split
 from vnas.profiler.measurement import Measurement
-from vnas.profiler.notes import ABOUT_THE_SAMPLES, slowed_notes
+from vnas.profiler.notes import ABOUT_THE_SAMPLES, ENERGY_LEFT_OUT, launch_notes, slowed_notes
 from vnas.profiler.phases import StopReason
 from vnas.profiler.protocol import LAUNCH_BOUND_SHARE
 from vnas.profiler.statistics import between_processes, median_interval
@@ -65,6 +65,8 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
     graph = _all(part.graph_samples_ms for part in parts)
     host = _all(part.host_samples_ms for part in parts)
     enqueue = _all(part.enqueue_samples_ms for part in parts)
+    bound = statistics.median(enqueue) > LAUNCH_BOUND_SHARE * median if enqueue else None
+    valid = all(part.valid for part in parts)
     return dataclasses.replace(
         first,
         median_ms=median,
@@ -76,7 +78,7 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         noise_ok=noise_ok,
         warmup_iterations=sum(part.warmup_iterations for part in parts),
         warmup_seconds=math.fsum(part.warmup_seconds for part in parts),
-        launch_bound=statistics.median(enqueue) > LAUNCH_BOUND_SHARE * median if enqueue else None,
+        launch_bound=bound,
         host_ms=statistics.median(host) if host else None,
         host_samples_ms=host,
         enqueue_ms=statistics.median(enqueue) if enqueue else None,
@@ -89,7 +91,7 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         page_faults=_largest(part.page_faults for part in parts),
         energy=next((part.energy for part in parts if part.energy is not None), None),
         error=next((part.error for part in parts if part.error is not None), None),
-        valid=all(part.valid for part in parts),
+        valid=valid,
         processes=len(parts),
         quiet_us=quiet_us,
         blocks=tuple(sifted),
@@ -98,7 +100,8 @@ def merge(parts: Sequence[Measurement], quiet_us: float | None = None) -> Measur
         notes=(
             *([] if noise_ok else [_noise_note(first.target_relative, interval, median, counting)]),
             *slowed_notes(sifted, others, slowed),
-            *_once(note for part in parts for note in part.notes if not note.startswith(ABOUT_THE_SAMPLES)),
+            *launch_notes(bound and valid, median, enqueue),
+            *_once(note for note in _of_parts(parts) if not note.startswith(ABOUT_THE_SAMPLES)),
         ),
     )
 
@@ -169,6 +172,14 @@ def _noise_note(
     return (
         f"noise target missed: the interval is {wide}, the target {target:.1%}; the processes' medians are {medians} ms"
     )
+
+
+def _of_parts(parts: Sequence[Measurement]) -> list[str]:
+    """All notes. Energy is of one process: that the others left it out is no news where one did not."""
+    notes = [note for part in parts for note in part.notes]
+    if notes.count(ENERGY_LEFT_OUT) < len(parts):
+        return [note for note in notes if note != ENERGY_LEFT_OUT]
+    return notes
 
 
 def _once(notes: Iterable[str]) -> list[str]:

@@ -13,8 +13,11 @@ from vnas.profiler.telemetry import Snapshot, throttled
 MANY_FAULTS = 100
 """A page fault cost about 2 us where it was measured: so many take a fifth of a millisecond or more."""
 
+ENERGY_LEFT_OUT = "no energy: it was not measured (energy_seconds = 0)"
+
 ABOUT_THE_SAMPLES = (
     *("noise target missed", "the machine was slowed", "the samples depend", "one process", "too few samples"),
+    "launch-bound",
 )
 """How notes begin that are said anew of the samples of several processes together."""
 
@@ -68,6 +71,15 @@ def contention_notes(snapshots: Sequence[Snapshot], other_cpus: float | None) ->
         yield f"contention: up to {others} other compute processes were on the GPU; end them and measure again"
     if cpu_contention(other_cpus) == "yes":
         yield f"contention: other processes kept {other_cpus:.2g} CPUs busy; measure again when they have ended"
+
+
+def launch_notes(bound: bool | None, median_ms: float, enqueue_ms: Sequence[float]) -> Iterator[str]:
+    """Said of a call that is the host's time rather than the GPU's."""
+    if bound:
+        yield (
+            f"launch-bound: the host takes {statistics.median(enqueue_ms):.4g} ms to launch a call of {median_ms:.4g} "
+            "ms, so that the number is Python's and the driver's; graph_ms, where there is one, is the GPU's alone"
+        )
 
 
 def unseen_notes(median_ms: float, host_ms: Sequence[float], enqueue_ms: Sequence[float]) -> Iterator[str]:

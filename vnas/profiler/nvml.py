@@ -3,11 +3,13 @@
 CUDA numbers devices fastest first and CUDA_VISIBLE_DEVICES renumbers them; NVML numbers them by PCI bus. Only the
 UUID means the same device to both.
 
-A slice of a GPU (MIG) has no clocks, power or temperature of its own: they are None, never its parent's.
+A slice of a GPU (MIG) has no clocks, power or temperature of its own: they are None, never its parent's. Where CUDA
+gives the parent's UUID for a slice, NVML's handle is the parent's; while MIG is on, next to nothing is read from it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -87,14 +89,20 @@ class NvmlEnergy:
 
 
 class NoTelemetry:
-    """Stands in for a GPU that cannot be looked at: every field is None, and the note says why."""
+    """Stands in for a GPU that cannot be looked at: a note says why.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        reason: why.
+        known: of the machine; every other field is None.
+    """
+
+    def __init__(self, reason: str, known: Snapshot | None = None) -> None:
         self._reason = reason
+        self._known = Snapshot() if known is None else known
 
     def snapshot(self) -> Snapshot:
-        """Nothing, and why."""
-        return Snapshot(notes=(self._reason,))
+        """What is known of the machine, and why no more is."""
+        return dataclasses.replace(self._known, notes=(*self._known.notes, self._reason))
 
     def glance(self) -> Snapshot:
         """Nothing, and why."""
@@ -124,16 +132,13 @@ class Gpu:
         """Everything that can be read: some twenty queries, a few milliseconds."""
         nvml, handle, reader = self._nvml, self._handle, _Reader(self._nvml)
         uuid = reader.read("uuid", lambda: str(nvml.nvmlDeviceGetUUID(handle)))
-        memory = reader.read("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-        cuda = reader.read("cuda_driver", lambda: int(nvml.nvmlSystemGetCudaDriverVersion()))
         split = reader.read("mig", lambda: bool(nvml.nvmlDeviceGetMigMode(handle)[0]))
         if uuid is not None and uuid.startswith("MIG-"):
             split = True
         return Snapshot(
             name=reader.read("name", lambda: str(nvml.nvmlDeviceGetName(handle))),
             uuid=uuid,
-            driver=reader.read("driver", lambda: str(nvml.nvmlSystemGetDriverVersion())),
-            cuda_driver=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+            **_versions(nvml, reader),
             sm_clock_max_mhz=reader.read(
                 "sm_clock_max_mhz", lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
             ),
@@ -143,11 +148,6 @@ class Gpu:
             power_limit_w=reader.read(
                 "power_limit_w", lambda: float(nvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1e3
             ),
-            utilisation_percent=reader.read(
-                "utilisation_percent", lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-            ),
-            memory_used_mib=None if memory is None else int(memory.used) >> 20,
-            memory_total_mib=None if memory is None else int(memory.total) >> 20,
             persistence=reader.read("persistence", lambda: bool(nvml.nvmlDeviceGetPersistenceMode(handle))),
             mig=split,
             ecc=reader.read("ecc", lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
@@ -157,13 +157,14 @@ class Gpu:
         )
 
     def glance(self) -> Snapshot:
-        """What changes while sampling: clocks, temperature, power, event reasons, processes."""
+        """What changes while sampling: clocks, temperature, power, event reasons, utilisation, memory, processes."""
         reader = _Reader(self._nvml)
         return Snapshot(**self._changing(reader), full=False, notes=reader.notes())
 
     def _changing(self, reader: _Reader) -> dict[str, Any]:
         nvml, handle = self._nvml, self._handle
         listed, others = self._processes(reader)
+        memory = reader.read("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
         return {
             "sm_clock_mhz": reader.read(
                 "sm_clock_mhz", lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
@@ -175,6 +176,11 @@ class Gpu:
             "power_w": reader.read("power_w", lambda: float(nvml.nvmlDeviceGetPowerUsage(handle)) / 1e3),
             "event_reasons": reader.read("event_reasons", lambda: decode_reasons(_reasons(nvml, handle))),
             "throttled_ns": reader.read("throttled_ns", self._throttled_ns),
+            "utilisation_percent": reader.read(
+                "utilisation_percent", lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+            ),
+            "memory_used_mib": None if memory is None else int(memory.used) >> 20,
+            "memory_total_mib": None if memory is None else int(memory.total) >> 20,
             "own_process_listed": listed,
             "other_processes": others,
         }
@@ -242,6 +248,14 @@ class _Reader:
         return (*unread, *self._others)
 
 
+def _versions(nvml: ModuleType, reader: _Reader) -> dict[str, Any]:
+    cuda = reader.read("cuda_driver", lambda: int(nvml.nvmlSystemGetCudaDriverVersion()))
+    return {
+        "driver": reader.read("driver", lambda: str(nvml.nvmlSystemGetDriverVersion())),
+        "cuda_driver": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+    }
+
+
 def _reasons(nvml: ModuleType, handle: Any) -> int:
     """Drivers before 535 know the reasons under their old name only."""
     try:
@@ -262,15 +276,33 @@ def _temperature(nvml: ModuleType, handle: Any) -> int:
 
 
 def _find(nvml: ModuleType, uuid: str, pid: int, all_visible: bool) -> Gpu | NoTelemetry:
-    """CUDA's UUID has no prefix, and is that of the slice where the process was given one."""
+    """CUDA's UUID has no prefix, and is that of the slice where the process was given one, or of its parent."""
     known = uuid.startswith(("GPU-", "MIG-"))
     reasons: list[str] = []
     for candidate in [uuid] if known else [f"GPU-{uuid}", f"MIG-{uuid}"]:
         try:
-            return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(candidate), pid, all_visible)
+            handle = nvml.nvmlDeviceGetHandleByUUID(candidate)
         except nvml.NVMLError as error:
             reasons.append(f"{candidate}: {error}")
+            continue
+        if candidate.startswith("GPU-") and _is_split(nvml, handle):
+            reader = _Reader(nvml)
+            machine = Snapshot(**_versions(nvml, reader), mig=True, notes=reader.notes())
+            return NoTelemetry(
+                f"no GPU telemetry: MIG is on, and {candidate} is the whole GPU, not the slice that is measured; "
+                "a slice has no clocks, power or energy of its own",
+                machine,
+            )
+        return Gpu(nvml, handle, pid, all_visible)
     return NoTelemetry(f"no GPU telemetry: NVML does not give this device ({'; '.join(reasons)})")
+
+
+def _is_split(nvml: ModuleType, handle: Any) -> bool:
+    """Whether MIG is on now: CUDA can use slices only. Most GPUs cannot be split, and do not say."""
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except (nvml.NVMLError, nvml.NVMLLibraryMismatchError):
+        return False
 
 
 def _shut_down(nvml: ModuleType) -> None:

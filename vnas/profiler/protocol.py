@@ -1,6 +1,6 @@
 """The protocol of one measurement, over whatever instruments a device has.
 
-    check | warm up | turns of: look | (samples | look)* | host | enqueue | graph | energy | summarise
+    check | warm up | turns of: look | (samples | look)* | host | enqueue | graph | look | energy | look | summarise
 
 A net alone has its turns one after the other. Several nets take them in shuffled rounds, so that drift hits all
 alike. The main samples come first after the warm-up; what could disturb them (another timer, capturing a graph)
@@ -13,7 +13,7 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +23,18 @@ from vnas.profiler import phases
 from vnas.profiler.cpu_load import cpu_contention
 from vnas.profiler.energy import Energy
 from vnas.profiler.looking import CpuLooks, GpuLooks, Pace, Watch
-from vnas.profiler.notes import contention_notes, discard_notes, fault_notes, telemetry_notes, warmup_notes
+from vnas.profiler.notes import (
+    ENERGY_LEFT_OUT,
+    contention_notes,
+    discard_notes,
+    fault_notes,
+    later_notes,
+    launch_notes,
+    shared_energy,
+    telemetry_notes,
+    unseen_notes,
+    warmup_notes,
+)
 from vnas.profiler.phases import Looks, NoLooks, Sampler, Sampling, StoppingRule, Summary, WarmUp, WarmUpRule
 from vnas.profiler.statistics import median_interval
 from vnas.profiler.telemetry import Contention, Snapshot, contention, throttled
@@ -31,6 +42,12 @@ from vnas.profiler.timers import Call, Timer
 
 LAUNCH_BOUND_SHARE = 0.8
 """Share of the GPU time above which the host's enqueue time makes a call launch-bound (trtexec's rule)."""
+
+UNSEEN_SHARE = 0.25
+"""Share of the longer of event and enqueue time by which the host may wait longer, end to end, ..."""
+
+UNSEEN_MS = 0.1
+"""... and milliseconds that come on top, for the wait itself. What lies beyond is work that the events do not see."""
 
 SIDE_SHARE = 0.2
 """Share of the time limit that each of the other timers (host, enqueue, graph) may use."""
@@ -72,7 +89,7 @@ class Instruments:
         pace: times the reference operation on the CPUs.
         patience_seconds: to wait for slowed CPUs to become quiet, in all.
         faults: page faults of this process so far.
-        energy: measures the energy of a call, or says why not.
+        energy: measures the energy of a call, or says why not; None leaves it out.
         sleep: pauses while a GPU cools down.
     """
 
@@ -95,12 +112,14 @@ class Progress:
     """Where a measurement is: for a progress line.
 
     Attributes:
-        phase: ``prepare``, ``check``, ``warm up``, ``sample``, ``host``, ``enqueue``, ``graph`` or ``energy``.
+        phase: ``wait``, ``prepare``, ``check``, ``warm up``, ``sample``, ``host``, ``enqueue``, ``graph`` or
+            ``energy``.
         samples: taken so far in this phase.
         seconds: gone by in this phase.
         median_ms: so far; None before the first sample.
         relative_width: of the interval so far; None before the first sample.
         name: of the net.
+        waiting: in phase ``wait``: who has the device, which it waits for.
     """
 
     phase: str
@@ -109,6 +128,7 @@ class Progress:
     median_ms: float | None = None
     relative_width: float | None = None
     name: str = ""
+    waiting: str | None = None
 
 
 Report = Callable[[Progress], None]
@@ -116,7 +136,25 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Findings:
-    """What the protocol found; ``Measurement`` adds what was measured, and where."""
+    """What the protocol found; ``Measurement`` adds what was measured, and where.
+
+    Attributes:
+        warmup: how long it took, and whether the device was steady then.
+        sampling: the samples, those put aside, and why there are no more.
+        summary: the interval of their median.
+        host_samples_ms: end to end; empty where the device has no such timer.
+        enqueue_samples_ms: until the call returned; empty likewise.
+        graph_samples_ms: of the graph's replay; empty likewise, or where it cannot be captured.
+        launch_bound: see ``Measurement``, as are those that follow.
+        valid: the number can be used.
+        telemetry: all looks at the GPU.
+        throttled: the hardware slowed down.
+        contention: others were on the device.
+        other_cpus: on the CPU, how many they kept busy.
+        page_faults: on the CPU, of a call.
+        energy: of a call; None where a note says why.
+        notes: warnings that travel with the result.
+    """
 
     warmup: WarmUp
     sampling: Sampling
@@ -125,6 +163,7 @@ class Findings:
     enqueue_samples_ms: tuple[float, ...]
     graph_samples_ms: tuple[float, ...]
     launch_bound: bool | None
+    valid: bool
     telemetry: tuple[Snapshot, ...]
     throttled: bool | None
     contention: Contention
@@ -187,8 +226,7 @@ class Run:
             phases.check(self._call, instruments.finish)
             self._tell("warm up")
             self._warm = phases.warm_up(instruments.main, self._call, self._warmup_rule)
-        if self._gpu is not None:
-            self._gpu.full()
+        self._full_look()
         if instruments.load is not None:
             instruments.load.start()
 
@@ -226,23 +264,23 @@ class Run:
         assert self._warm is not None
         instruments, rule = self._instruments, self._rule
         other_cpus = instruments.load.other_cpus() if instruments.load is not None else None
-        if self._gpu is not None:
-            self._gpu.full()
+        while_sampling = len(self._full_look())
         sampling = self._sampler.result()
         summary = phases.summarise(sampling, rule)
         with self._active(), _no_garbage_collection():
             side = dataclasses.replace(
                 rule, min_seconds=0.0, max_samples=rule.min_samples, max_seconds=rule.max_seconds * SIDE_SHARE
             )
+            phases.guarded(instruments.finish, "sample")  # work that no event waited for would be the next timer's
             host = self._side(instruments.host, side, "host")
             enqueue = self._side(instruments.enqueue, side, "enqueue")
             graph, graph_notes = self._graph(side)
+            self._full_look()
             energy, energy_notes = self._energy()
-        bound = None
-        if enqueue:
-            bound = statistics.median(enqueue) > LAUNCH_BOUND_SHARE * summary.interval.median
+        median_ms = summary.interval.median
+        bound = statistics.median(enqueue) > LAUNCH_BOUND_SHARE * median_ms if enqueue else None
+        unseen = has_unseen_work(median_ms, host, enqueue)
         snapshots = tuple(self._gpu.snapshots) if self._gpu is not None else ()
-        slowed = throttled(snapshots)
         faults = self._faults / self._sampler.calls if instruments.faults is not None else None
         if instruments.load is None:
             contended = contention(snapshots)
@@ -256,8 +294,9 @@ class Run:
             enqueue_samples_ms=enqueue,
             graph_samples_ms=graph,
             launch_bound=bound,
+            valid=sampling.valid and not unseen,
             telemetry=snapshots,
-            throttled=slowed,
+            throttled=throttled(snapshots),
             contention=contended,
             other_cpus=other_cpus,
             page_faults=faults,
@@ -265,14 +304,24 @@ class Run:
             notes=(
                 *warmup_notes(self._warm, self._warmup_rule),
                 *summary.notes,
+                *(unseen_notes(median_ms, host, enqueue) if unseen else ()),
+                *launch_notes(bound and not unseen, median_ms, enqueue),
                 *discard_notes(sampling),
-                *contention_notes(snapshots, other_cpus),
-                *telemetry_notes(snapshots, slowed),
+                *contention_notes(snapshots[:while_sampling], other_cpus),
+                *later_notes(snapshots, while_sampling),
+                *telemetry_notes(snapshots, throttled(snapshots[:while_sampling])),
                 *fault_notes(faults),
                 *graph_notes,
                 *energy_notes,
             ),
         )
+
+    def _full_look(self) -> list[Snapshot]:
+        """Look at everything; all looks so far."""
+        if self._gpu is None:
+            return []
+        self._gpu.full()
+        return self._gpu.snapshots
 
     def _looks(self) -> Looks:
         if self._gpu is not None:
@@ -310,12 +359,32 @@ class Run:
             return (), (f"no graph replay time: {error}",)
 
     def _energy(self) -> tuple[Energy | None, tuple[str, ...]]:
-        measure_energy = self._instruments.energy
+        """The energy, or the reason why there is none; its counter cannot tell this process from another."""
+        measure_energy, load = self._instruments.energy, self._instruments.load
         if measure_energy is None:
-            return None, ()
+            return None, (ENERGY_LEFT_OUT,)
         self._tell("energy")
+        if load is not None:
+            load.start()
         found = phases.guarded(lambda: measure_energy(self._call), "energy")
+        looks = self._full_look()[-2:]
+        if not isinstance(found, str):
+            found = shared_energy(looks, load.other_cpus() if load is not None else None) or found
         return (None, (found,)) if isinstance(found, str) else (found, ())
+
+
+def has_unseen_work(median_ms: float, host_ms: Sequence[float], enqueue_ms: Sequence[float]) -> bool:
+    """Whether the host waits clearly longer for a call than the events and its enqueue time explain.
+
+    Args:
+        median_ms: between the events.
+        host_ms: samples end to end; empty where that is no other number.
+        enqueue_ms: samples of the host's share.
+    """
+    if not host_ms:
+        return False
+    explained = max(median_ms, statistics.median(enqueue_ms) if enqueue_ms else 0.0)
+    return statistics.median(host_ms) > (1.0 + UNSEEN_SHARE) * explained + UNSEEN_MS
 
 
 @contextmanager

@@ -6,7 +6,8 @@
     merge       one Measurement a cell, over all of its processes
 
 A bracket is one worker (``worker``), one after the other. A worker that dies takes no other cell with it: what it was
-to measure is measured again at once, each cell in a worker of its own.
+to measure is measured again at once, each cell in a worker of its own. So is all that one measured in which memory ran
+out: what fitted beside the others may have been short of it too.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import os
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vnas.errors import VnasError
+from vnas.errors import DeviceMemoryError, VnasError
 from vnas.profiler import spawn
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.merging import merge_all
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Outcome", "Progress", "Rules", "Standing", "replicate"]
 
 APART_NOTE = "each process measured this net alone: one with the other nets too died"
+
+MEMORY_NOTE = "each process measured this net alone: one with the other nets too ran out of memory"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,6 @@ def replicate(
     seed: int = 0,
     progress: ProgressReport | None = None,
     on_parts: PartsReport | None = None,
-    environment: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
 ) -> list[Outcome]:
     """Measure every cell in several fresh processes, one after the other.
@@ -79,7 +81,6 @@ def replicate(
         seed: of the weights, the images and all that is shuffled.
         progress: told twice a second at most.
         on_parts: told whenever a worker has ended, so that nothing finished is lost.
-        environment: variables of the workers beside those of this process, e.g. to choose an allocator.
         command: that starts a worker; by default this package's.
 
     Returns:
@@ -92,7 +93,7 @@ def replicate(
     rules = Rules() if rules is None else rules
     command = spawn.COMMAND if command is None else command
     share = per_process(rules, processes)
-    variables = worker_environment(os.environ, environment or {}, sys.path, libc_version())
+    variables = worker_environment(os.environ, sys.path, libc_version())
     course = [_Course() for _ in cells]
     for process in range(processes):
         waiting = deque(_workers(cells, course, random.Random(f"{seed} {process}")))
@@ -115,15 +116,19 @@ def replicate(
                 outcomes = run_worker(plan, variables, report, command)
             except WorkerDiedError as error:
                 if error.started and len(places) > 1:
-                    for place in places:
-                        course[place].apart = True
-                    waiting.extendleft((place,) for place in reversed(places))
+                    _set_apart(places, course, waiting, APART_NOTE)
                     continue
                 for place in places:
                     course[place].errors.append(error)
             else:
+                ran_out = len(places) > 1 and any(isinstance(outcome, DeviceMemoryError) for outcome in outcomes)
+                again = []
                 for place, outcome in zip(places, outcomes, strict=True):
-                    course[place].take(outcome, rules.target_relative)
+                    if ran_out and isinstance(outcome, Measurement | DeviceMemoryError):
+                        again.append(place)
+                    else:
+                        course[place].take(outcome, rules.target_relative)
+                _set_apart(again, course, waiting, MEMORY_NOTE)
             if on_parts is not None:
                 on_parts(_standings(course, processes))
     return [standing.outcome for standing in _standings(course, processes) if standing.outcome is not None]
@@ -137,8 +142,8 @@ class _Course:
     errors: list[VnasError] = field(default_factory=list)
     refused: bool = False
     """Its first process could not build or call it; the others could not either."""
-    apart: bool = False
-    """A worker died that had it and others."""
+    apart: str | None = None
+    """Why it has its workers to itself, where one that had others too ended badly: a note."""
 
     def take(self, outcome: Outcome, target_relative: float) -> None:
         """Keep what one process said, held against the target of all of them together."""
@@ -154,6 +159,13 @@ class _Course:
         return self.refused or len(self.parts) + len(self.errors) == processes
 
 
+def _set_apart(places: Sequence[int], course: Sequence[_Course], waiting: deque[tuple[int, ...]], reason: str) -> None:
+    """Each of these cells is measured again at once, and from now on in workers of its own."""
+    for place in places:
+        course[place].apart = reason
+    waiting.extendleft((place,) for place in reversed(places))
+
+
 def _quiet_us(course: Sequence[_Course]) -> float | None:
     seen = [part.quiet_us for one in course for part in one.parts if part.quiet_us is not None]
     return min(seen, default=None)
@@ -163,8 +175,8 @@ def _workers(cells: Sequence[Cell], course: Sequence[_Course], order: random.Ran
     """Places of the cells of each worker of one process number, in shuffled order."""
     workers: list[tuple[int, ...]] = []
     for places in groups(cells):
-        workers.append(tuple(place for place in places if not course[place].apart))
-        workers.extend((place,) for place in places if course[place].apart)
+        workers.append(tuple(place for place in places if course[place].apart is None))
+        workers.extend((place,) for place in places if course[place].apart is not None)
     order.shuffle(workers)
     return workers
 
@@ -184,7 +196,7 @@ def _standings(course: Sequence[_Course], processes: int) -> list[Standing]:
 
 
 def _noted(result: Measurement, one: _Course, processes: int) -> Measurement:
-    notes = [APART_NOTE] if one.apart else []
+    notes = [] if one.apart is None else [one.apart]
     if one.errors:
         first = str(one.errors[0]).partition("\n")[0]
         notes.append(f"{len(one.errors)} of {processes} processes failed: {first}")

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vnas.errors import UsageError
-from vnas.profiler.measurement import SCHEMA, Measurement
-from vnas.profiler.records import from_plain
+from vnas.profiler.layer_table import LayerBreakdown
+from vnas.profiler.measurement import OLD_SCHEMA, SCHEMA, Measurement, from_schema_1
+from vnas.profiler.records import from_plain, to_plain
+
+_READS = f"this version reads schemas {OLD_SCHEMA} and {SCHEMA}"
 
 _AGAIN = "measure again: python -m vnas.profiler NET... --json FILE"
 
@@ -35,11 +38,27 @@ class Entry:
     measurement: Measurement
 
 
-def write_json(path: Path, entries: Sequence[Entry]) -> None:
+@dataclass(frozen=True)
+class Layers:
+    """Where the time of one net goes.
+
+    Attributes:
+        net: as it was named.
+        form: what was built of it.
+        breakdown: its modules, eager and in the net's own precision.
+    """
+
+    net: str
+    form: str
+    breakdown: LayerBreakdown
+
+
+def write_json(path: Path, entries: Sequence[Entry], layers: Sequence[Layers] = ()) -> None:
     """Write ``{"schema": 2, "nets": [{"net", "form", "image_size", "measurement"}, ...]}``, whole or not at all.
 
     The schema is that of the measurements, and ``measurement`` is what ``Measurement.to_dict`` gives, the environment
-    in it.
+    in it. Where layers were timed, ``"layers": [{"net", "form", "breakdown"}, ...]`` follows, with the fields of
+    ``LayerBreakdown``.
 
     Raises:
         UsageError: the file cannot be written.
@@ -48,11 +67,14 @@ def write_json(path: Path, entries: Sequence[Entry]) -> None:
         {"net": e.net, "form": e.form, "image_size": e.image_size, "measurement": e.measurement.to_dict()}
         for e in entries
     ]
-    write_whole(path, (json.dumps({"schema": SCHEMA, "nets": nets}, allow_nan=False) + "\n").encode())
+    data = {"schema": SCHEMA, "nets": nets}
+    if layers:
+        data["layers"] = to_plain(layers)
+    write_whole(path, (json.dumps(data, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> list[Entry]:
-    """What ``write_json`` wrote.
+    """The nets that ``write_json`` wrote, in this version or in 0.1 (schema 1).
 
     Raises:
         UsageError: the file is not there or not readable, is not JSON, has another schema, or does not hold what a
@@ -66,8 +88,8 @@ def read_json(path: Path) -> list[Entry]:
         raise UsageError(f"{path} is not JSON ({error}); it must be a file that --json wrote") from error
     if not isinstance(data, Mapping) or "nets" not in data:
         raise UsageError(f'{path} is not a file of results: it has no "nets"; it must be a file that --json wrote')
-    if data.get("schema") != SCHEMA:
-        raise UsageError(f"{path} has schema {data.get('schema')!r}; this version reads schema {SCHEMA}; {_AGAIN}")
+    if data.get("schema") not in (OLD_SCHEMA, SCHEMA):
+        raise UsageError(f"{path} has schema {data.get('schema')!r}; {_READS}; {_AGAIN}")
     if not isinstance(data["nets"], list):
         raise UsageError(f'{path}: "nets" must be a list; it is of type {type(data["nets"]).__name__}')
     return [_entry(item, f"{path}: nets[{i}]") for i, item in enumerate(data["nets"])]
@@ -88,7 +110,10 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    rows = [csv_row(entry) for entry in entries]
+    _write_rows(path, [csv_row(entry) for entry in entries])
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     text = io.StringIO(newline="")
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -156,8 +181,62 @@ def csv_row(entry: Entry) -> dict[str, object]:
         "temperature_c": last and last.temperature_c,
         "power_w": last and last.power_w,
         **m.environment.to_dict(),
+        "packages": ";".join(f"{name}={version}" for name, version in m.environment.packages.items()),
         "notes": " | ".join(m.notes),
     }
+
+
+def layers_path(path: Path) -> Path:
+    """The file beside a CSV file of results that holds the layers: ``latency.layers.csv`` for ``latency.csv``."""
+    return path.with_name(f"{path.stem}.layers{path.suffix}")
+
+
+def write_layers_csv(path: Path, layers: Sequence[Layers]) -> None:
+    """Write one row a module.
+
+    The columns, in this order: net, form, module (empty for the whole net's own), type, runs, exclusive_ms,
+    low_quartile_ms, high_quartile_ms, share, parameters, kernels, then those of the whole, the same in every row of a
+    net: total_ms, plain_ms, plain_low_ms, plain_high_ms, overhead_ms, difference, tolerance, calls, device, timer, and
+    notes, with `` | `` between them.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    _write_rows(path, [row for one in layers for row in _layer_rows(one)])
+
+
+def _layer_rows(layers: Layers) -> list[dict[str, object]]:
+    b = layers.breakdown
+    whole = {
+        "total_ms": b.total_ms,
+        "plain_ms": b.plain_ms,
+        "plain_low_ms": b.plain_interval_ms[0],
+        "plain_high_ms": b.plain_interval_ms[1],
+        "overhead_ms": b.overhead_ms,
+        "difference": b.difference,
+        "tolerance": b.tolerance,
+        "calls": b.calls,
+        "device": b.device,
+        "timer": b.timer,
+        "notes": " | ".join(b.notes),
+    }
+    return [
+        {
+            "net": layers.net,
+            "form": layers.form,
+            "module": row.path,
+            "type": row.type,
+            "runs": row.calls,
+            "exclusive_ms": row.exclusive_ms,
+            "low_quartile_ms": row.quartiles_ms[0],
+            "high_quartile_ms": row.quartiles_ms[1],
+            "share": row.share,
+            "parameters": row.parameters,
+            "kernels": row.kernels,
+            **whole,
+        }
+        for row in b.rows
+    ]
 
 
 def put_aside_share(measurement: Measurement) -> float:
@@ -191,8 +270,10 @@ def _entry(item: object, where: str) -> Entry:
         return from_plain(Entry, item, where)  # which says what is wrong
     measurement: dict[str, Any] = dict(item["measurement"])
     schema = measurement.pop("schema", None)
+    if schema == OLD_SCHEMA:
+        measurement, schema = from_schema_1(measurement), SCHEMA
     if schema != SCHEMA:
-        raise UsageError(f"{where}.measurement has schema {schema!r}; this version reads schema {SCHEMA}; {_AGAIN}")
+        raise UsageError(f"{where}.measurement has schema {schema!r}; {_READS}; {_AGAIN}")
     entry = from_plain(Entry, {**item, "measurement": measurement}, where)
     _check_blocks(entry.measurement, where)
     return entry

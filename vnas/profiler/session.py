@@ -15,11 +15,12 @@ from vnas.profiler import figure
 from vnas.profiler.comparison import compare, comparison_line, pair
 from vnas.profiler.devices import resolve_device
 from vnas.profiler.environment import cpu_kind
+from vnas.profiler.layer_table import LayerBreakdown, breakdown_columns, breakdown_rows, check_line
 from vnas.profiler.lines import aligned, measurement_line
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.plan import Cell, Rules
 from vnas.profiler.replication import Standing, replicate
-from vnas.profiler.results import Entry, read_json, write_csv, write_json
+from vnas.profiler.results import Entry, Layers, layers_path, read_json, write_csv, write_json, write_layers_csv
 from vnas.profiler.targets import Target, find_target, materialise
 from vnas.profiler.terminal import Terminal, device_line, entry_label, grouped, summary
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 ENERGY_SECONDS = 5.0
-"""Where there is a counter: fifty of its steps on a GPU, which leaves 2 % open."""
+"""Fifty steps of a GPU's counter, which leaves 2 % open. Where there is none, that is said at once."""
 
 MOST_LAYERS = 30
 """Rows of the table by layer; the rest is summed."""
@@ -59,6 +60,8 @@ class Session:
             raise UsageError(f"--fail-on {arguments.fail_on} needs --compare OLD.json, the results to compare with")
         for option in ("json", "csv", "figure"):
             _check_writable(f"--{option}", getattr(arguments, option))
+        if arguments.layers and arguments.csv is not None:
+            _check_beside(arguments.csv)
         if arguments.figure is not None:
             figure.check_suffix(arguments.figure)
         self._device = resolve_device(arguments.gpu, arguments.device)
@@ -71,6 +74,8 @@ class Session:
         self._targets = targets
         self._of_cells = [target for target, _, _ in rows]
         self._cells = [Cell(target.name, arguments.image_size, arguments.batch, r, p) for target, r, p in rows]
+        if self._old is not None:
+            self._check_common(self._old)
 
     def run(self) -> int:
         """Measure and show; returns the exit code."""
@@ -97,16 +102,31 @@ class Session:
             self._layers()
         return self._exit_code
 
+    def _check_common(self, old: Sequence[Entry]) -> None:
+        """There is something to compare with, as far as can be told before nets that bring their inputs are built."""
+        for target, cell in zip(self._of_cells, self._cells, strict=True):
+            shapes = ((cell.batch, target.in_chans, target.image_size, target.image_size),)
+            for entry in old:
+                m = entry.measurement
+                same_way = m.runtime == cell.runtime and cell.precision in (None, m.precision)
+                same_inputs = target.form == "callable" or m.input_shapes == shapes
+                if (entry.net, entry.form) == (target.name, target.form) and same_way and same_inputs:
+                    return
+        raise UsageError(self._nothing_common())
+
+    def _nothing_common(self) -> str:
+        return (
+            f"--compare {self._asked.compare} has none of these nets with these runtimes, precisions and input shapes; "
+            "measure the same ones"
+        )
+
     def _rules(self) -> Rules:
         asked = self._asked
-        energy_seconds = asked.energy_seconds
-        if energy_seconds is None:
-            energy_seconds = ENERGY_SECONDS if _has_counter(self._device) else 0.0
         return Rules(
             target_relative=asked.target,
             min_seconds=min(0.5, asked.max_seconds),
             max_seconds=asked.max_seconds,
-            energy_seconds=energy_seconds,
+            energy_seconds=ENERGY_SECONDS if asked.energy_seconds is None else asked.energy_seconds,
             threads=asked.threads,
             patience_seconds=asked.max_seconds if asked.patience is None else asked.patience,
         )
@@ -151,7 +171,7 @@ class Session:
         return f"interrupted: {self._complete} of {len(self._cells)} measurements were complete{more}{kept}"
 
     def _compare(self, old: Sequence[Entry]) -> None:
-        pairs, _, only_new = pair(old, self._entries)
+        pairs, only_new = pair(old, self._entries)
         level = 1.0 - FALSE_ALARM / max(len(pairs), 1) if self._asked.fail_on else 0.95
         found = [compare(before, after, level=level) for before, after in pairs]
         said = [
@@ -164,40 +184,42 @@ class Session:
             self._terminal.say(*map(comparison_line, found), *grouped("note", said, len(found)))
         for entry in only_new:
             self._terminal.say(f"not in {self._asked.compare}: {entry_label(entry, self._entries)}")
-        if not found:
-            raise UsageError(
-                f"{self._asked.compare} has none of the nets that were measured, with these runtimes, precisions and "
-                "input shapes; measure the same ones"
-            )
+        if self._entries and not found:
+            self._fail(UsageError.exit_code)
+            self._terminal.complain(f"error: {self._nothing_common()}")
         if any(comparison.verdict == self._asked.fail_on for comparison in found):
             self._fail(EXIT_FAILED)
 
     def _layers(self) -> None:
         from vnas.profiler.lock import device_lock, lock_key
 
-        with device_lock(lock_key(self._device)), _threads(self._asked.threads):
+        found: list[Layers] = []
+        waiting = self._terminal.complain
+        with device_lock(lock_key(self._device), on_wait=waiting), _threads(self._asked.threads):
             for target in self._targets:
                 try:
-                    lines = self._layer_lines(target)
+                    layers = Layers(target.name, target.form, self._breakdown(target))
                 except VnasError as error:
                     self._fail(error.exit_code)
                     self._terminal.complain(f"error: {target.name}: layers: {error}")
                 else:
-                    self._terminal.say(*lines)
+                    found.append(layers)
+                    self._terminal.say(*_layer_lines(layers))
+        if found and self._asked.json is not None:
+            write_json(self._asked.json, self._entries, found)
+        if found and self._asked.csv is not None:
+            write_layers_csv(layers_path(self._asked.csv), found)
 
-    def _layer_lines(self, target: Target) -> list[str]:
+    def _breakdown(self, target: Target) -> LayerBreakdown:
         import torch
 
-        from vnas.profiler.layer_table import breakdown_columns, breakdown_rows
         from vnas.profiler.layers import layer_breakdown
 
         torch.manual_seed(self._asked.seed)
         net, inputs = materialise(target, self._asked.batch, self._device)
         if not isinstance(net, torch.nn.Module):
             raise UsageError(f"it is a {type(net).__name__}; only a module has layers")
-        found = layer_breakdown(net, *inputs, device=self._device)
-        table = aligned(breakdown_columns(found), breakdown_rows(found, MOST_LAYERS))
-        return ["", f"{target.name} {target.form} by layer, eager", *table, *(f"note: {note}" for note in found.notes)]
+        return layer_breakdown(net, *inputs, device=self._device)
 
     def _cell_label(self, place: int) -> str:
         cell = self._cells[place]
@@ -215,6 +237,13 @@ def _entry(target: Target, result: Measurement) -> Entry:
     return Entry(target.name, target.form, size if takes_images else None, result)
 
 
+def _layer_lines(layers: Layers) -> list[str]:
+    found = layers.breakdown
+    table = aligned(breakdown_columns(found), breakdown_rows(found, MOST_LAYERS))
+    notes = (f"note: {note}" for note in found.notes)
+    return ["", f"{layers.net} {layers.form} by layer, eager", *table, check_line(found), *notes]
+
+
 @contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
     import torch
@@ -225,14 +254,6 @@ def _threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _has_counter(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return True
-    from vnas.profiler.rapl import rapl_counter
-
-    return not isinstance(rapl_counter(), str)
 
 
 def _read_old(path: Path | None, device: torch.device) -> list[Entry] | None:
@@ -250,6 +271,11 @@ def _read_old(path: Path | None, device: torch.device) -> list[Entry] | None:
             "of another device says nothing of the net; measure both on one kind of device"
         )
     return old
+
+
+def _check_beside(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--csv {path} is no file, and --layers writes one beside it; give the name of a file")
 
 
 def _check_writable(option: str, path: Path | None) -> None:

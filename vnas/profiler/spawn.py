@@ -116,19 +116,16 @@ def how_it_ended(code: int) -> str:
     return f"died of {name}{hint}"
 
 
-def worker_environment(
-    own: Mapping[str, str], more: Mapping[str, str], path: Sequence[str], libc: str | None
-) -> dict[str, str]:
+def worker_environment(own: Mapping[str, str], path: Sequence[str], libc: str | None) -> dict[str, str]:
     """Variables of a worker: those of this process, its import path, and an allocator that keeps its memory.
 
     Args:
         own: variables of this process.
-        more: others, which win.
         path: ``sys.path`` of this process.
         libc: as ``CS_GNU_LIBC_VERSION`` has it, e.g. ``glibc 2.36``; None elsewhere.
     """
     folders = dict.fromkeys(str(Path(entry).absolute()) for entry in path)
-    return {**allocator_variables(libc), **own, "PYTHONPATH": os.pathsep.join(folders), **more}
+    return {**allocator_variables(libc), **own, "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def allocator_variables(libc: str | None) -> dict[str, str]:

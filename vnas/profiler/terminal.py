@@ -22,7 +22,7 @@ class Terminal:
 
     Args:
         out: takes the results.
-        err: takes progress, where it is a terminal, and errors.
+        err: takes progress, where it is a terminal, errors, and whom a measurement waits for.
     """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
@@ -37,20 +37,23 @@ class Terminal:
         self._out.flush()
 
     def complain(self, line: str) -> None:
-        """An error."""
+        """An error, or what keeps a measurement from going on."""
         self._clear()
         self._err.write(f"{line}\n")
         self._err.flush()
 
-    def progress(self, processes: int) -> Callable[[int, Progress], None] | None:
-        """For ``replicate``; None where nobody watches."""
-        if not self._err.isatty():
-            return None
+    def progress(self, processes: int) -> Callable[[int, Progress], None]:
+        """For ``replicate``; where nobody watches, only waiting is told, in lines that stay."""
+        watched = self._err.isatty()
 
         def report(process: int, where: Progress) -> None:
-            self._err.write(f"{CLEAR}{progress_text(process, processes, where)}\r")
-            self._err.flush()
-            self._progressing = True
+            text = progress_text(process, processes, where)
+            if watched:
+                self._err.write(f"{CLEAR}{text}\r")
+                self._err.flush()
+                self._progressing = True
+            elif where.waiting is not None:
+                self.complain(text)
 
         return report
 
@@ -62,7 +65,9 @@ class Terminal:
 
 
 def progress_text(process: int, processes: int, where: Progress) -> str:
-    """Process, net, phase, and the median so far."""
+    """Process, net, phase, and the median so far; or whom it waits for."""
+    if where.waiting is not None:
+        return f"process {process + 1} of {processes}: {where.waiting}"
     text = f"process {process + 1} of {processes}: {f'{where.name} {where.phase}'.strip()}"
     if where.median_ms is None or where.relative_width is None:
         return text

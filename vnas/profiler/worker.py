@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from vnas.errors import EXIT_DONE, MeasurementError, VnasError
+from vnas.errors import EXIT_DONE, DeviceMemoryError, MeasurementError, VnasError
 from vnas.profiler.plan import Cell, Plan
 from vnas.profiler.records import from_plain
 from vnas.profiler.wire import Outcome, outcome_line, progress_line
@@ -48,7 +48,11 @@ def main() -> int:
 
 
 def measure_plan(plan: Plan, progress: Report) -> list[Outcome]:
-    """One outcome a cell, in order; a cell that cannot be built does not stop the others."""
+    """One outcome a cell, in order; a cell that cannot be built does not stop the others.
+
+    A cell for which memory ran out has a DeviceMemoryError: all cells of a worker are in memory at once, so that it may
+    do well alone.
+    """
     from vnas.profiler.devices import resolve_device
     from vnas.profiler.measuring import measure_all
 
@@ -69,7 +73,14 @@ def measure_plan(plan: Plan, progress: Report) -> list[Outcome]:
         )
     except VnasError as error:
         return [error] * len(plan.cells)
-    return [job if isinstance(job, VnasError) else next(measured) for job in made]
+    return [_told_apart(job if isinstance(job, VnasError) else next(measured)) for job in made]
+
+
+def _told_apart(outcome: Outcome) -> Outcome:
+    from vnas.profiler.runtimes.failures import memory_ran_out
+
+    ran_out = isinstance(outcome, VnasError) and memory_ran_out(outcome)
+    return DeviceMemoryError(str(outcome)) if ran_out else outcome
 
 
 def _attempt(cell: Cell, device: torch.device, seed: int, progress: Report) -> Job | VnasError:
@@ -99,12 +110,12 @@ def _job(cell: Cell, device: torch.device, seed: int, progress: Report) -> Job:
 
 
 def _seldom(report: Report, clock: Callable[[], float] = time.monotonic) -> Report:
-    """At most one report in ``PROGRESS_SECONDS``: each costs the device a pause."""
+    """At most one report in ``PROGRESS_SECONDS``: each costs the device a pause. One that waits is always told."""
     due = 0.0
 
     def sometimes(progress: Progress) -> None:
         nonlocal due
-        if clock() >= due:
+        if progress.waiting is not None or clock() >= due:
             report(progress)
             due = clock() + PROGRESS_SECONDS
 

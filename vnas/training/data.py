@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -14,21 +15,28 @@ import torch
 from torch import Tensor
 
 from vnas.config import DataConfig, TrainingConfig
-from vnas.errors import ConfigError, DataError
-from vnas.training.augment import BatchAugmentation, resize, statistics, upsample
+from vnas.errors import DataError
+from vnas.training.augment import BatchAugmentation, statistics
+from vnas.training.cache import Cache, cache_folder
+from vnas.training.decoding import decoded
+from vnas.training.free_memory import free_mib
 from vnas.training.loaders import (
     Loader,
+    PipelineName,
     ResidentEvaluationLoader,
     ResidentLoader,
+    TrainingLoader,
+    check_recipe,
     choose_pipeline,
 )
-from vnas.training.samples import CHANNELS, ArraySamples, Samples
+from vnas.training.samples import CHANNELS, Samples
 from vnas.training.sources import open_source
-from vnas.training.splits import Indices, stratified_cut
+from vnas.training.splits import Indices, require_same_classes, stratified_cut
 from vnas.training.streaming import streaming_evaluation_loader, streaming_training_loader
 
 Split = Literal["train", "validation", "test"]
 _EVALUATION_BATCH = 256
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +61,12 @@ class Data:
     splits: Mapping[Split, str]
     fingerprint: str
     _sets: Mapping[Split, tuple[Samples, Indices]] = field(repr=False)
+    _cache: Cache | None = field(repr=False)
     _resident: OrderedDict[tuple[Split, int, torch.device], tuple[Tensor, Tensor]] = field(
         default_factory=OrderedDict, repr=False
     )
+    # Free memory of the device when a set was first asked for: all runs of a search go the same way.
+    _free_mib: dict[tuple[Split, int, torch.device], float | None] = field(default_factory=dict, repr=False)
 
     @property
     def source(self) -> str:
@@ -67,7 +78,15 @@ class Data:
         """Number of classes."""
         return len(self.class_names)
 
-    def training_loader(self, training: TrainingConfig, image_size: int, *, seed: int, device: torch.device) -> Loader:
+    def training_loader(
+        self,
+        training: TrainingConfig,
+        image_size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        shard: tuple[int, int] | None = None,
+    ) -> TrainingLoader:
         """Augmented batches of the training set, all of one size.
 
         Args:
@@ -75,23 +94,35 @@ class Data:
             image_size: side of the images, in pixels.
             seed: of order and augmentation in the resident pipeline; the streaming one draws from the global streams.
             device: where the batches are wanted.
+            shard: rank of this process and number of processes: each gives its equal part of every batch. The parts of
+                the resident pipeline's make up what a single process would give.
 
         Raises:
-            ConfigError: an augmentation that the pipeline does not have, or a batch of one.
+            ConfigError: an augmentation that the pipeline or the image size does not allow, or a batch of one.
             DataError: an image cannot be decoded.
         """
-        if training.batch_size < 2:
-            raise ConfigError("training.batch_size = 1 leaves batch normalisation nothing to average; use at least 2")
-        pipeline, reason = self._pipeline("train", image_size, training)
+        check_recipe(training, image_size)
+        pipeline, reason = self._pipeline("train", image_size, device, training)
         samples, indices = self._sets["train"]
         if pipeline == "streaming":
             return streaming_training_loader(
-                samples, indices, image_size, training, device, self.config.workers, reason
+                samples, indices, image_size, training, device, self.config.workers, reason, seed=seed, shard=shard
             )
         mean, std = statistics(self.in_chans)
-        augmentation = BatchAugmentation(training.flip, training.crop_padding, training.random_erasing, mean, std)
+        augmentation = BatchAugmentation(
+            flip=training.flip is True,
+            crop_padding=training.crop_padding,
+            crop_fill=training.crop_fill,
+            cutout=training.cutout,
+            random_erasing=training.random_erasing,
+            mean=mean,
+            std=std,
+        )
         images, labels = self._in_memory("train", image_size, device)
-        return ResidentLoader(images, labels, training.batch_size, augmentation, seed, reason)
+        alternating = training.flip == "alternating"
+        return ResidentLoader(
+            images, labels, training.batch_size, augmentation, seed, reason, alternating=alternating, shard=shard
+        )
 
     def loader(
         self, split: Split, image_size: int, *, device: torch.device, batch_size: int = _EVALUATION_BATCH
@@ -107,7 +138,7 @@ class Data:
         Raises:
             DataError: an image cannot be decoded.
         """
-        pipeline, reason = self._pipeline(split, image_size, None)
+        pipeline, reason = self._pipeline(split, image_size, device, None)
         if pipeline == "resident":
             return ResidentEvaluationLoader(*self._in_memory(split, image_size, device), batch_size, reason)
         samples, indices = self._sets[split]
@@ -119,16 +150,19 @@ class Data:
         return self.counts[split] * self.in_chans * image_size**2 / 2**20
 
     def _pipeline(
-        self, split: Split, image_size: int, training: TrainingConfig | None
-    ) -> tuple[Literal["resident", "streaming"], str]:
-        mib = self._mib(split, image_size)
-        return choose_pipeline(self.config.pipeline, mib, self.config.resident_limit_mib, training)
+        self, split: Split, image_size: int, device: torch.device, training: TrainingConfig | None
+    ) -> tuple[PipelineName, str]:
+        key = (split, image_size, device)
+        if key not in self._free_mib:
+            self._free_mib[key] = free_mib(device)
+        mib, limit = self._mib(split, image_size), self.config.resident_limit_mib
+        return choose_pipeline(self.config.pipeline, mib, limit, training, self._free_mib[key])
 
     def _in_memory(self, split: Split, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (split, image_size, device)
         if key not in self._resident:
             samples, indices = self._sets[split]
-            images = _decode(samples, indices, image_size).to(device)
+            images = decoded(samples, indices, image_size, self._cache).to(device)
             labels = torch.from_numpy(samples.targets[indices]).to(device)
             self._resident[key] = images, labels
             self._forget_beyond_the_limit()
@@ -144,22 +178,7 @@ class Data:
             del self._resident[old]
 
 
-def _decode(samples: Samples, indices: Indices, image_size: int) -> Tensor:
-    """uint8 (N, C, S, S) of the chosen samples."""
-    if isinstance(samples, ArraySamples) and isinstance(samples.images, np.ndarray):
-        stacked = torch.from_numpy(samples.images[indices])  # (N, H, W) grey, (N, H, W, C) colour
-        stacked = stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)  # (N, C, H, W)
-        return upsample(stacked, image_size)
-    channels = CHANNELS[samples.mode]
-    images = torch.empty((len(indices), image_size, image_size, channels), dtype=torch.uint8)
-    array = images.numpy()
-    for position, index in enumerate(indices):
-        pixels = np.asarray(resize(samples.image(int(index)), image_size))
-        array[position] = pixels.reshape(image_size, image_size, channels)
-    return images.permute(0, 3, 1, 2).contiguous()  # (N, C, S, S)
-
-
-def open_data(config: DataConfig | str = "digits") -> Data:
+def open_data(config: DataConfig | str = "digits", *, say: Callable[[str], None] | None = None) -> Data:
     """Open a source and cut the sets that it does not have itself.
 
     A validation set is cut from the training set, class by class and by a fixed seed, unless the source has one
@@ -167,6 +186,8 @@ def open_data(config: DataConfig | str = "digits") -> Data:
 
     Args:
         config: the source, the shares and the seed; or the source alone.
+        say: told, in a line each, of what becomes of the decoded images: kept for the next run, found damaged, in the
+            way of others. By default, only what went wrong goes to the log.
 
     Raises:
         DataError: the source is missing, empty, unreadable, or its classes do not agree.
@@ -190,7 +211,7 @@ def open_data(config: DataConfig | str = "digits") -> Data:
     }
     for split, (given, share) in found.items():
         if given is not None:
-            _same_classes(classes, given.class_names, config.source, source.names[split])
+            require_same_classes(classes, given.class_names, config.source, source.names[split])
             sets[split] = given, np.arange(len(given.targets), dtype=np.int64)
             notes[split] = f"given: {source.names[split]}"
         else:
@@ -211,21 +232,9 @@ def open_data(config: DataConfig | str = "digits") -> Data:
         splits=MappingProxyType({split: notes[split] for split in get_args(Split)}),
         fingerprint=_fingerprint(classes, sets),
         _sets=MappingProxyType(sets),
-    )
-
-
-def _same_classes(train: tuple[str, ...], other: tuple[str, ...], source: str, name: str) -> None:
-    if train == other:
-        return
-    missing = sorted(set(train) - set(other))
-    unknown = sorted(set(other) - set(train))
-    differences = [
-        f"{what} {', '.join(map(repr, names[:5]))}{' ...' if len(names) > 5 else ''}"
-        for what, names in (("lacks", missing), ("has besides", unknown))
-        if names
-    ] or ["lists them in another order"]
-    raise DataError(
-        f"{source!r}: its {name} does not have the classes of the training set: it {' and '.join(differences)}"
+        _cache=Cache(cache_folder(), config.cache_limit_mib, say or _log.info, say or _log.warning)
+        if config.cache
+        else None,
     )
 
 

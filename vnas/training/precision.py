@@ -1,31 +1,38 @@
-"""Mixed precision on a GPU: what runs in it, and how a step is taken under it."""
+"""Mixed precision: what runs in it, and how a step is taken under it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vnas.config import TrainingConfig
+from vnas.training.speed_options import Speed
 
 
 class Precision:
-    """Autocast: bfloat16 where the GPU has it, else float16 with scaled gradients; nothing on a CPU."""
+    """Autocast to bfloat16, or to float16 with scaled gradients; nothing where mixed precision is off.
 
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        self._dtype: torch.dtype | None = None
-        if config.amp and device.type == "cuda":
-            self._dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        self._scaler = torch.amp.GradScaler("cuda") if self._dtype is torch.float16 else None
+    A step is as many calls of :meth:`backward` as the batch has parts, then one of :meth:`step`.
+    """
+
+    def __init__(self, speed: Speed, device: torch.device) -> None:
+        self._device = device.type
+        self._dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[speed.amp]
+        self._scaler = torch.amp.GradScaler(device.type) if self._dtype is torch.float16 else None
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass and its loss."""
-        return nullcontext() if self._dtype is None else torch.autocast("cuda", self._dtype)
+        return nullcontext() if self._dtype is None else torch.autocast(self._device, self._dtype)
 
-    def step(self, loss: Tensor, net: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
-        """Backward, clip to a norm, step."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss, scaled where that is needed, to the parameters' own."""
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, net: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None) -> None:
+        """Clip the gradients to a norm, step, and clear them."""
         if clip is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(optimizer)
@@ -36,3 +43,12 @@ class Precision:
             self._scaler.step(optimizer)
             self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any] | None:
+        """Of the gradients' scale, for a checkpoint; None where they are not scaled."""
+        return None if self._scaler is None else self._scaler.state_dict()
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what :meth:`state` gave."""
+        if self._scaler is not None and state is not None:
+            self._scaler.load_state_dict(dict(state))

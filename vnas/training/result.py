@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from vnas.nets import FusedVanillaNet
+from vnas.nets import FusedVanillaNet, VanillaNet
+from vnas.training.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class TrainingResult:
         pipeline_reason: why that one, in words.
         ema: whether the weights are the exponential moving average's.
         merged_at: step from which the pairs were trained as one convolution, or None.
+        speed: layout, precision and compilation of the training steps; None where it is not known.
+        speed_reason: why these, in words.
+        micro_batch: images in the largest part of a batch, where memory was too small for whole ones; None elsewhere.
+        notes: what happened on the way that changes the meaning of the numbers, in words.
         fused: the fused net in eval mode, on the device it was trained on; None once read back from a dictionary.
+        trained: the net that was fused, likewise: at lambda = 1, the average where there is one.
     """
 
     val_top1: float
@@ -91,18 +97,31 @@ class TrainingResult:
     pipeline_reason: str
     ema: bool
     merged_at: int | None = None
+    speed: Speed | None = None
+    speed_reason: str | None = None
+    micro_batch: int | None = None
+    notes: tuple[str, ...] = ()
     fused: FusedVanillaNet | None = field(default=None, repr=False, compare=False)
+    trained: VanillaNet | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the net, as values that JSON holds."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("fused", "curve")}
-        return {**values, "curve": [asdict(record) for record in self.curve]}
+        """Everything but the nets, as values that JSON holds."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("fused", "trained")}
+        speed = None if self.speed is None else asdict(self.speed)
+        curve = [asdict(record) for record in self.curve]
+        return {**values, "curve": curve, "speed": speed, "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingResult:
-        """Read back what :meth:`to_dict` gave, through JSON or not; without the net.
+        """Read back what :meth:`to_dict` gave, through JSON or not; without the nets.
 
         Raises:
             TypeError: a key is missing or unknown.
         """
-        return cls(**{**values, "curve": tuple(EpochRecord(**record) for record in values["curve"])})
+        speed = values.get("speed")
+        own = {
+            "curve": tuple(EpochRecord(**record) for record in values["curve"]),
+            "speed": None if speed is None else Speed(**speed),
+            "notes": tuple(values.get("notes", ())),
+        }
+        return cls(**{**values, **own})

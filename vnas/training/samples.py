@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,6 +51,10 @@ class Samples(Protocol):
 
     def fingerprint(self) -> str:
         """A hash that changes when the images or labels do."""
+        ...
+
+    def content(self) -> str | None:
+        """A hash of all images, in their order, as far as that costs less than to decode them; else None."""
         ...
 
 
@@ -102,6 +107,16 @@ class FileSamples:
             digest.update(f"{name}\0{size}\n".encode())
         return digest.hexdigest()
 
+    def content(self) -> str:
+        """A hash of every byte of the files, or of the archive, and of the images' names; see :class:`Samples`."""
+        paths = [self._root] if self._is_tar else [Path(path) for path, _ in self._reader.samples]
+        digest = hashlib.sha256()
+        for path in paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update("\n".join(map(self.name, range(len(self.targets)))).encode())
+        return digest.hexdigest()
+
 
 def _close_archives(reader: Any) -> None:
     states = [reader.tar_state] if reader.root_is_tar else reader.tar_state.values()
@@ -143,6 +158,14 @@ class IndexedSamples:
             digest.update(self.image(int(index)).tobytes())
         return digest.hexdigest()
 
+    def content(self) -> str | None:
+        """A hash of the pixels where the data set holds them as one array, as most of torchvision's do."""
+        pixels = getattr(self._images, "data", None)
+        if not isinstance(pixels, np.ndarray | torch.Tensor):
+            return None
+        array = np.ascontiguousarray(pixels)
+        return hashlib.sha256(f"{self.mode} {array.shape} {array.dtype}\n".encode() + array.tobytes()).hexdigest()
+
 
 class ArraySamples:
     """Images held as arrays: the embedded digits, and sources that can only be read from end to end."""
@@ -165,6 +188,10 @@ class ArraySamples:
         for image in self.images:
             digest.update(str(image.shape).encode() + image.tobytes())
         return digest.hexdigest()
+
+    def content(self) -> str:
+        """The same as the fingerprint."""
+        return self.fingerprint()
 
 
 @dataclass(frozen=True)

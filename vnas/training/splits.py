@@ -44,3 +44,26 @@ def stratified_cut(
         held.append(random.permutation(members)[:count])
     held_out = np.sort(np.concatenate(held))
     return np.setdiff1d(indices, held_out, assume_unique=True), held_out
+
+
+def require_same_classes(train: tuple[str, ...], other: tuple[str, ...], source: str, name: str) -> None:
+    """Raise DataError, which names the difference, unless a split has the classes of the training set in its order.
+
+    Args:
+        train: classes of the training set.
+        other: classes of the split.
+        source: what both belong to.
+        name: of the split.
+    """
+    if train == other:
+        return
+    missing = sorted(set(train) - set(other))
+    unknown = sorted(set(other) - set(train))
+    differences = [
+        f"{what} {', '.join(map(repr, names[:5]))}{' ...' if len(names) > 5 else ''}"
+        for what, names in (("lacks", missing), ("has besides", unknown))
+        if names
+    ] or ["lists them in another order"]
+    raise DataError(
+        f"{source!r}: its {name} does not have the classes of the training set: it {' and '.join(differences)}"
+    )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision import transforms
 
 from vnas.config import TrainingConfig
-from vnas.errors import ConfigError
-from vnas.training.augment import crop_share, resize, statistics
+from vnas.errors import ConfigError, ResumeError
+from vnas.training.augment import cut_out, cutout_centres, statistics
+from vnas.training.decoding import crop_share, resize
 from vnas.training.loaders import Batches, PipelineName
 from vnas.training.samples import CHANNELS, Samples
+from vnas.training.seeding import derived_seed
 from vnas.training.splits import Indices
 
 
@@ -54,7 +55,7 @@ class StreamingLoader:
 
     pipeline: PipelineName = "streaming"
 
-    def __init__(self, batches: Sequence[tuple[Tensor, Tensor]], reason: str) -> None:
+    def __init__(self, batches: Any, reason: str) -> None:
         self._batches = batches
         self.reason = reason
 
@@ -67,6 +68,48 @@ class StreamingLoader:
         return iter(self._batches)
 
 
+class StreamingTrainingLoader(StreamingLoader):
+    """The same for training; its loader processes are ahead of it, so that it can go on at the end of a pass only."""
+
+    def __init__(self, batches: Any, reason: str, cutout: int, generator: torch.Generator, *, sharded: bool) -> None:
+        super().__init__(batches, reason)
+        self._cutout = cutout
+        self._random = generator
+        self._sharded = sharded
+        self._passes = self._given = 0
+
+    def __iter__(self) -> Batches:
+        """One pass in a new random order."""
+        self._passes, self._given = self._passes + 1, 0
+        if self._sharded:
+            self._batches.sampler.set_epoch(self._passes)
+        for images, labels in self._batches:
+            if self._cutout:
+                last = images.permute(0, 2, 3, 1)  # (B, H, W, C)
+                centres = cutout_centres(len(last), last.shape[1], last.shape[2], self._random)
+                cut_out(last, centres, self._cutout)  # in place: the same memory
+            self._given += 1
+            yield images, labels
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`vnas.training.loaders.TrainingLoader`; not in it: the global streams, which timm draws from."""
+        return {"random": self._random.get_state(), "passes": self._passes, "given": self._given}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See :class:`vnas.training.loaders.TrainingLoader`.
+
+        Raises:
+            ResumeError: the state is of the middle of a pass.
+        """
+        self._passes, self._given = state["passes"], state["given"]
+        if 0 < self._given < len(self):
+            raise ResumeError(
+                f"the streaming pipeline cannot go on after {self._given} of {len(self)} batches of an epoch, only "
+                "between two epochs; start the run anew"
+            )
+        self._random.set_state(state["random"])
+
+
 def streaming_training_loader(
     samples: Samples,
     indices: Indices,
@@ -75,8 +118,23 @@ def streaming_training_loader(
     device: torch.device,
     workers: int,
     reason: str,
-) -> StreamingLoader:
-    """Training batches with timm's augmentations; random numbers come from the global streams.
+    *,
+    seed: int,
+    shard: tuple[int, int] | None = None,
+) -> StreamingTrainingLoader:
+    """Training batches with timm's augmentations.
+
+    Args:
+        samples: the set that the images are in.
+        indices: of the images.
+        image_size: S.
+        training: the recipe.
+        device: where the batches are wanted.
+        workers: loader processes.
+        reason: for this pipeline.
+        seed: of cutout, and of the order where there are several processes; all else comes from the global streams.
+        shard: rank of this process and number of processes, which torch.distributed must know of: each decodes its
+            equal part of every pass.
 
     Raises:
         ConfigError: a RandAugment text that timm does not know, or two options that exclude each other.
@@ -92,16 +150,18 @@ def streaming_training_loader(
     if not training.random_resized_crop:
         before.append(_Resize(image_size))
         if training.crop_padding:
-            before.append(transforms.RandomCrop(image_size, padding=training.crop_padding))
+            padding_mode = "reflect" if training.crop_fill == "reflect" else "constant"
+            before.append(transforms.RandomCrop(image_size, padding=training.crop_padding, padding_mode=padding_mode))
     channels = CHANNELS[samples.mode]
     mean, std = statistics(channels)
     whole = None if training.random_resized_crop else (1.0, 1.0)
     streamed: Any = _StreamedSet(samples, indices, transforms.Compose(before) if before else None)
     jitter: Any = training.color_jitter or None
-    batches = create_loader(
+    world = 1 if shard is None else shard[1]
+    batches: Any = create_loader(
         streamed,
         input_size=(channels, image_size, image_size),
-        batch_size=min(training.batch_size, len(indices)),
+        batch_size=min(training.batch_size, len(indices)) // world,
         is_training=True,
         scale=whole,
         ratio=whole,
@@ -113,11 +173,15 @@ def streaming_training_loader(
         mean=mean,
         std=std,
         num_workers=workers,
+        distributed=shard is not None,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         device=device,
     )
-    return StreamingLoader(batches, reason)
+    if shard is not None:
+        batches.sampler.seed = seed
+    random = torch.Generator(device).manual_seed(derived_seed(seed, "cutout"))
+    return StreamingTrainingLoader(batches, reason, training.cutout, random, sharded=shard is not None)
 
 
 def _check_rand_augment(text: str | None) -> None:

@@ -10,8 +10,8 @@
 Importing it imports neither torch nor any of them.
 """
 
-from vnas.profiler.runtimes.catalogue import PRECISIONS, RUNTIMES, check
+from vnas.profiler.runtimes.catalogue import PRECISIONS, RUNTIMES, check, packages
 from vnas.profiler.runtimes.prepared import Prepared
 from vnas.profiler.runtimes.preparing import prepare
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Prepared", "check", "prepare"]
+__all__ = ["PRECISIONS", "RUNTIMES", "Prepared", "check", "packages", "prepare"]

@@ -72,7 +72,19 @@ def check(runtime: str, precision: str | None, device_type: str) -> None:
     if runtime in COMPILED:
         _check_compiler(device_type)
     if runtime in EXPORTED:
-        _check_packages(runtime, (*_EXPORTER, runtime))
+        _check_packages(runtime, device_type)
+
+
+def packages(runtime: str, device_type: str) -> tuple[str, ...]:
+    """What a runtime is made of beside torch, by the names under which it is imported.
+
+    Args:
+        runtime: one of ``RUNTIMES``.
+        device_type: ``cpu`` or ``cuda``.
+    """
+    if runtime in EXPORTED:
+        return (*_EXPORTER, runtime)
+    return ("triton",) if runtime in COMPILED and device_type == "cuda" else ()
 
 
 def library(name: str) -> Any:
@@ -87,12 +99,13 @@ def library(name: str) -> Any:
         raise MissingExtraError(f"{name} cannot be imported ({error}); pip install {name}") from error
 
 
-def _check_packages(runtime: str, packages: tuple[str, ...]) -> None:
-    missing = [name for name in packages if not _installed(name)]
+def _check_packages(runtime: str, device_type: str) -> None:
+    needed = packages(runtime, device_type)
+    missing = [name for name in needed if not _installed(name)]
     if missing:
-        raise MissingExtraError(
-            f"runtime {runtime} needs {', '.join(packages)}; pip install {' '.join(missing)}",
-        )
+        # The package of that name has no CUDA provider, and would have to be taken away again.
+        names = ["onnxruntime-gpu" if (name, device_type) == ("onnxruntime", "cuda") else name for name in missing]
+        raise MissingExtraError(f"runtime {runtime} needs {', '.join(needed)}; pip install {' '.join(names)}")
 
 
 def _check_compiler(device_type: str) -> None:

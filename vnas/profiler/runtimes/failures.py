@@ -11,6 +11,17 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
+MEMORY_RAN_OUT = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory", "Failed to allocate")
+"""What CUDA and torch, cuDNN and cuBLAS, torch on a CPU (two ways), and ONNX Runtime say then."""
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether memory was what an exception, or one that it was raised from, lacked; TensorRT only logs that."""
+    return any(
+        isinstance(one, MemoryError) or any(words in str(one) for words in MEMORY_RAN_OUT) for one in causes(error)
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Kind and first line of what an exception was first raised from."""
     origin = causes(error)[-1]

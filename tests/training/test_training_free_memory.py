@@ -1,0 +1,54 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vnas.training import free_memory
+from vnas.training.free_memory import free_mib
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(free_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(free_memory, "_CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text("MemTotal: 8388608 kB\nMemFree: 1024 kB\nMemAvailable: 4194304 kB\n")
+    return tmp_path
+
+
+def limit(system: Path, most: str) -> None:
+    (system / "memory.max").write_text(f"{most}\n")
+    (system / "memory.current").write_text(f"{600 * 2**20}\n")
+    (system / "memory.stat").write_text(f"anon 1\nactive_file 2\ninactive_file {100 * 2**20}\n")
+
+
+def test_it_is_what_is_available_without_swapping(system: Path) -> None:
+    assert free_mib(CPU) == 4096.0
+
+
+def test_a_container_may_have_less(system: Path) -> None:
+    limit(system, str(1000 * 2**20))
+    assert free_mib(CPU) == 500.0
+    limit(system, "max")
+    assert free_mib(CPU) == 4096.0
+
+
+@pytest.mark.parametrize("text", ["", "MemAvailable: many kB\n"])
+def test_a_system_that_does_not_say(system: Path, text: str) -> None:
+    (system / "meminfo").write_text(text)
+    assert free_mib(CPU) is None
+    (system / "meminfo").unlink()
+    assert free_mib(CPU) is None
+    assert free_mib(torch.device("meta")) is None
+
+
+def test_a_gpus_own_memory_counts_with_what_torch_holds_and_does_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(
+        mem_get_info=lambda device: (300 * 2**20, 900 * 2**20),
+        memory_reserved=lambda device: 200 * 2**20,
+        memory_allocated=lambda device: 50 * 2**20,
+    )
+    monkeypatch.setattr(torch, "cuda", fake)
+    assert free_mib(torch.device("cuda", 0)) == 450.0

@@ -1,0 +1,8 @@
+"""``python -m vnas.training``."""
+
+import sys
+
+from vnas.training.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
