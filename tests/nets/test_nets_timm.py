@@ -227,10 +227,9 @@ def test_parameters_fall_into_layers_in_order(net: PlainNet, coarse: bool) -> No
     assert set(groups) == {name for name, _ in net.named_parameters()}
     layers = [groups[name] for name, _ in net.named_parameters() if name.startswith("stages")]
     assert groups["stem.act.conv.weight"] == 0
-    assert len(set(layers)) >= len(net.stages)
+    assert len(set(layers)) == len(net.stages)
     assert max(groups.values()) == groups[next(n for n in groups if n.startswith("head"))]
-    if coarse:
-        assert layers == sorted(layers)
+    assert layers == sorted(layers)
 
 
 def test_timm_optimizers_take_the_net(net: PlainNet) -> None:

@@ -103,6 +103,18 @@ def test_layer_decay_scales_every_rate() -> None:
     assert stem.pop() < head.pop() == 1.0
 
 
+def test_layer_decay_is_the_papers_for_each_whole_layer() -> None:
+    """VanillaNet-6: the head at the full rate, .8 of it for each layer before, .8^5 at the stem."""
+    net = build(Architecture.named("vanillanet_6", num_classes=10, image_size=64))
+    optimizer = make_optimizer(net, TrainingConfig(layer_decay=0.8))
+    set_learning_rate(optimizer, 1.0)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    layers = [net.head, *reversed(list(net.stages)), net.stem]
+    assert len(layers) == 6
+    for depth, layer in enumerate(layers):
+        assert [rate[id(p)] for p in layer.parameters()] == pytest.approx([0.8**depth] * len(list(layer.parameters())))
+
+
 def test_a_merge_keeps_the_averages_of_what_it_leaves_alone() -> None:
     arch = Architecture(Stem(4, 4, 4, 0, 1), (Stage(6, series=1),), num_classes=3, image_size=16)
     net = build(arch)

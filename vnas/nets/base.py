@@ -216,11 +216,12 @@ class PlainNet(nn.Module, ABC):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameter names into layers, for layer-wise learning rates.
 
+        A stage is one layer, as in the paper's layer decay.
+
         Args:
-            coarse: Whole stages; otherwise the pair, the activation and the shortcut of a stage apart.
+            coarse: timm's; makes no difference here.
         """
-        blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.pair", None), (r"^stages\.(\d+)", (0,))]
-        return {"stem": r"^stem", "blocks": blocks}
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
 
 
 def check_global_pool(global_pool: str, num_classes: int) -> None:
