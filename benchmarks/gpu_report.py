@@ -5,10 +5,10 @@
     python -m benchmarks.gpu_report --gpu 0 --out DIR --only known_nets
     python -m benchmarks.gpu_report --minutes 4
 
-It needs no network and no optuna; only the step ``training`` needs pydantic, and fails with a word about it where that is
-missing. Each step is a process of its own, so that one that crashes takes no
-other with it, and this one never touches the GPU beside them. A step must end when the minutes of the steps up to it
-are over: what one leaves, the next one has; one that is still running then is cut, and what it had written stays.
+It needs no network and no optuna; pydantic only the step ``training`` needs, which fails with a word about it where it
+is missing. Each step is a process of its own, so that one that crashes takes no other with it, and this one never
+touches the GPU beside them. A step must end when the minutes of the steps up to it are over: what one leaves, the next
+one has; one that is still running then is cut, and what it had written stays.
 
 A later study adds its step by adding a row to ``STEPS``: a name, minutes, and a command. In the command ``{python}``,
 ``{gpu}`` (its index), ``{visible}`` (what CUDA_VISIBLE_DEVICES must be for the step to see that GPU alone, as its

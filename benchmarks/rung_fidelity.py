@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--shares", type=float, nargs="+", default=[0.1, 0.3], help="cost of each rung, as a share of it (0.1 0.3)"
     )
     found.add_argument("--branch-share", type=float, default=0.5, help="of a rung's cost, for its branch (0.5)")
-    found.add_argument("--max-mmacs", type=float, default=40.0, help="largest training form, million MACs (40)")
+    found.add_argument("--max-mmacs", type=float, default=8.0, help="largest training form, million MACs (8)")
     found.add_argument("--ceiling", type=int, default=0, metavar="N", help="second long runs, with another seed (0)")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--jobs", type=int, help="processes, one thread each (a process a core; 1 on a GPU)")

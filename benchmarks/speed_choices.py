@@ -144,8 +144,6 @@ def look(name: str, arch: Architecture, device: torch.device, batch: int, steps:
 
 def page(rows: Sequence[Row], device: torch.device, batch: int, steps: int, command: str) -> str:
     """The table, with the machine, the date and the command."""
-    import torch
-
     import vnas
     from vnas.profiler import capture_environment
 
@@ -170,9 +168,9 @@ def page(rows: Sequence[Row], device: torch.device, batch: int, steps: int, comm
         "Times as fast as the contiguous float32 net, and for the compiled net as the same one uncompiled: median and "
         "95 % interval over rounds in turns; a single number is that of a first look, after which there were no turns.",
         "",
-        f"{environment.device_kind}, {torch.get_num_threads()} torch threads, Python {platform.python_version()}, torch "
-        f"{environment.torch}, vnas {vnas.__version__}, {datetime.datetime.now(datetime.UTC).date()}. Batch {batch}. "
-        f"Command: `{command}`",
+        f"{environment.device_kind}, {environment.threads} torch threads, Python {platform.python_version()}, "
+        f"torch {environment.torch}, vnas {vnas.__version__}, {datetime.datetime.now(datetime.UTC).date()}. "
+        f"Batch {batch}. Command: `{command}`",
         "",
     ]
     return "\n".join(lines)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import rung_fidelity, rung_table
+from benchmarks import rung_arms, rung_fidelity, rung_table
 from benchmarks.rung_arms import STRATEGIES, Setting, Task, opened, perform, rungs
 from benchmarks.rung_records import ZERO_COST, Outcome, Score, append, finished, read
 from vnas.config import StudyConfig, load_study
 from vnas.errors import ConfigError, DataError, ResumeError
 from vnas.evaluate import Candidate
 from vnas.prediction import agreement, tau_advantage
-from vnas.training import evaluate, fit
+from vnas.search import space
+from vnas.training import Progress, evaluate, fit
 from vnas.training.rungs import Strategy, epochs_spent
+from vnas.training.watching import Look
 
 SEED = 3
 NETS = [f"net{number:02}" for number in range(20)]
@@ -91,6 +97,8 @@ def test_a_net_that_one_arm_has_not_judged_counts_for_none() -> None:
     assert rung_table.complete(values) == [net for net in NETS if net not in ("net00", "net05")]
     lines = rung_table.net_table(values, {net: (net, 1.0) for net in NETS})
     assert len(lines) == 2 + 18
+    best = max((net for net in LONG if net not in ("net00", "net05")), key=lambda net: LONG[net])
+    assert lines[2].startswith(f"| {best} | 1.0 | {LONG[best] - 20.0:.1f} |")
     assert lines[0].startswith("| net | MMACs | branch 1 | restart 1 | stopped 1 | stopped, fused 1 | long |")
 
 
@@ -190,6 +198,9 @@ def test_nets_are_different_within_the_limit_and_the_same_again(
     assert rung_fidelity.sample(study, data, 2, SEED, 1.0)[0] == nets[:2]
     assert rung_fidelity.sample(study, data, 2, SEED + 1, 1.0)[0] != nets[:2]
     assert rung_fidelity.sample(study, data, 2, SEED, 1e9)[1] == 0
+    draw = space.random_draw
+    monkeypatch.setattr(space, "random_draw", lambda options, seed: draw(options, (seed[0], seed[1] // 2)))
+    assert rung_fidelity.sample(study, data, 2, SEED, 1.0)[0] == nets[:2]  # each draw comes twice
     monkeypatch.setattr(rung_fidelity, "MAX_DRAWS", 5)
     with pytest.raises(ConfigError, match="raise --max-mmacs"):
         rung_fidelity.sample(study, data, 1, SEED, 1e-6)
@@ -208,6 +219,46 @@ def test_looking_at_the_long_run_does_not_change_it(study: StudyConfig, setting:
     assert scores["long", 0].value == evaluate(fused, test, device)
     for rung, share in enumerate(setting.shares):
         assert scores["stopped", rung].epochs == pytest.approx(share * 2, abs=0.05)
+
+
+def test_an_early_stop_is_charged_for_its_own_training_and_look(
+    study: StudyConfig, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 10 steps of 1 s; a look takes 5 s on the clock that the run shares with it.
+    class SlowWatch:
+        def __init__(self, *_: object) -> None:
+            self.seconds = 0.0
+
+        def keep(self, net: nn.Module) -> nn.Module:
+            return net
+
+        def look(self) -> Look:
+            self.seconds += 5.0
+            return Look(training_form=10.0 + self.seconds, fused=self.seconds)
+
+    watches = []
+
+    def watched(*arguments: object) -> SlowWatch:
+        watches.append(SlowWatch(*arguments))
+        return watches[-1]
+
+    def run(*_: object, progress: Callable[[Progress], None], **__: object) -> SimpleNamespace:
+        for step in range(1, 11):
+            seconds = step + watches[0].seconds
+            progress(Progress(0, 2, step, 10, 1.0, 0.1, 0.0, 0.0, seconds, 1.0))
+        return SimpleNamespace(fused=nn.Identity())
+
+    monkeypatch.setattr(rung_arms, "Watch", watched)
+    monkeypatch.setattr(rung_arms, "fit", run)
+    monkeypatch.setattr(rung_arms, "evaluate", lambda *_: 80.0)
+    scores = perform(Task(drawn(study, setting, 1)[0], "long", SEED), replace(setting, shares=(0.2, 0.5))).scores
+    assert scores[:4] == (
+        Score("stopped", 0, 15.0, 0.4, 7.0),
+        Score("stopped, fused", 0, 5.0, 0.4, 7.0),
+        Score("stopped", 1, 20.0, 1.0, 10.0),
+        Score("stopped, fused", 1, 10.0, 1.0, 10.0),
+    )
+    assert (scores[4].arm, scores[4].value, scores[4].epochs) == ("long", 80.0, 2.0)
 
 
 def test_a_run_that_ends_early_is_an_outcome(study: StudyConfig, setting: Setting) -> None:
@@ -256,7 +307,7 @@ def test_a_whole_run_and_going_on_with_it(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--shares", "0.3", "0.1"], ["--shares", "0"], ["--shares", "2"], ["--branch-share", "0"], ["--nets", "0"]],
+    [["--shares", "0.3", "0.1"], ["--shares", "0"], ["--shares", "2"], ["--branch-share", "1"], ["--nets", "0"]],
 )
 def test_arguments_that_make_no_sense_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

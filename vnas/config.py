@@ -110,11 +110,15 @@ class TrainingConfig(_Strict):
     Attributes:
         epochs: passes over the training set.
         batch_size: images a step, over all processes together.
-        optimizer: ``adamw``, ``sgd`` (with Nesterov momentum) or ``lamb``.
+        init: weights to start from: ``default`` (the official code's) or ``identity`` (kernels that hand on what they
+            get, as far as their form allows it).
+        optimizer: ``adamw``, ``sgd`` (with Nesterov momentum), ``lamb``, or ``orthogonal``: kernels that mix channels
+            move along their momentum made orthogonal, the rest is ``adamw``'s.
         lr: highest learning rate.
+        adamw_lr: the same of what ``orthogonal`` leaves to AdamW; it rises and falls with ``lr``.
         min_lr: learning rate of the last step.
         weight_decay: of all parameters of more than one dimension.
-        momentum: of ``sgd``.
+        momentum: of ``sgd`` and ``orthogonal``.
         layer_decay: factor by which the learning rate falls from each layer to the one before it.
         warmup_epochs: length of the linear warm-up; at most half of the run.
         loss: ``cross_entropy``, or ``bce`` (one binary cross entropy a class).
@@ -147,8 +151,10 @@ class TrainingConfig(_Strict):
 
     epochs: Positive = 10
     batch_size: Positive = 128
-    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
+    init: Literal["default", "identity"] = "default"
+    optimizer: Literal["adamw", "sgd", "lamb", "orthogonal"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 2e-3
+    adamw_lr: Annotated[float, Field(gt=0)] = 3e-3
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     momentum: Share = 0.9

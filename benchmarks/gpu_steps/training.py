@@ -3,10 +3,10 @@
     python -m benchmarks.gpu_steps.training --gpu 0 --out DIR --seconds 30
 
 For each net: its choice of layout and precision with all that was measured (``benchmarks/speed_choices.py``), then
-``vnas.training.fit`` on the embedded digits beside the same run fed one batch over and over, both at that choice: images
-a second of the second half of each run. The last net is compiled too where the time is left. ``training.md`` and
-``training.json`` are written after each net. Exit codes: 0, or 1 where a net could not be trained, or pydantic is not
-installed, which training is configured with.
+``vnas.training.fit`` on the embedded digits beside the same run fed one batch over and over: images a second of the
+second half of each run. The last net is compiled too where the time is left. ``training.md`` and ``training.json`` are
+written after each net. Exit codes: 0; 1 where a net could not be trained; 2 where pydantic is not installed, which
+training is configured with.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -188,18 +189,16 @@ def test_a_wait_that_nobody_is_told_of_is_logged(
     hold: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = hold("shared")
+    pauses: list[float] = []
 
-    def leave_once_logged(record: logging.LogRecord) -> bool:
-        trainer.leave()
-        return True
+    def sleep(seconds: float) -> None:
+        if not pauses:
+            trainer.leave()
+        pauses.append(seconds)
 
-    logger = logging.getLogger("vnas.profiler")
-    logger.addFilter(leave_once_logged)
-    try:
-        with device_lock("GPU-1"):
-            pass
-    finally:
-        logger.removeFilter(leave_once_logged)
+    monkeypatch.setattr(lock, "time", SimpleNamespace(**{**vars(time), "sleep": sleep}))
+    with device_lock("GPU-1"):
+        pass
     (name, level, line), *_ = caplog.record_tuples
     assert (name, level) == ("vnas.profiler", logging.WARNING)
     assert line.startswith(f"GPU-1 is being trained on by process {trainer.pid} (python")

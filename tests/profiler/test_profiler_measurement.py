@@ -162,5 +162,10 @@ def test_results_of_version_0_1_can_still_be_read() -> None:
         {**old, "schema": 1, "energy_mj": None, "precision": "float32", "environment": environment}
     )
     assert read == RESULT
+    look = {name: value for name, value in dataclasses.asdict(Snapshot(power_w=99.5)).items() if name != "throttled_ns"}
+    on_gpu = Measurement.from_dict(
+        {**old, "schema": 1, "environment": environment, "telemetry": [{**look, "notes": []}]}
+    )
+    assert on_gpu.telemetry == (Snapshot(power_w=99.5),)
     with pytest.raises(UsageError, match="measurement lacks median_ms"):
         Measurement.from_dict({"schema": 1})

@@ -81,7 +81,7 @@ def test_load_that_cannot_be_told_is_unknown() -> None:
 
 
 def test_load_of_the_real_machine_needs_time_to_pass() -> None:
-    assert CpuLoad(clock=lambda: 0.0).other_cpus() is None
+    assert CpuLoad(own=lambda: 0.0, clock=lambda: 0.0).other_cpus() is None
     now = iter([0.0, 1e9])
     assert CpuLoad(clock=lambda: next(now)).other_cpus() in (None, pytest.approx(0.0, abs=0.1))
 

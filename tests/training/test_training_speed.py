@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -419,8 +419,9 @@ def test_measuring_leaves_the_run_as_it_was(watched: tuple[VanillaNet, list[str]
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
 def test_a_trial_takes_real_steps_at_its_speed(amp: str, channels_last: bool, optimizer: str) -> None:
     speed = Speed(channels_last, amp, False)  # type: ignore[arg-type]
-    net = build(TINY)
-    trial = Trial(net, recipe(optimizer=optimizer, weight_decay=0.5), speed, CPU, *batch())
+    net = build(replace(TINY, in_chans=3))
+    images = torch.randn((8, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    trial = Trial(net, recipe(optimizer=optimizer, weight_decay=0.5), speed, CPU, images, batch()[1])
     seen: list[tuple[bool, torch.dtype]] = []
     trial._net.stem.pair.conv1.register_forward_hook(
         lambda module, args, out: seen.append((args[0].is_contiguous(memory_format=torch.channels_last), out.dtype))
@@ -429,7 +430,8 @@ def test_a_trial_takes_real_steps_at_its_speed(amp: str, channels_last: bool, op
     trial._optimizer.register_step_post_hook(lambda *_: steps.append("step"))
     assert trial(3) > 0.0
     dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    assert [kind for _, kind in seen] == [dtype] * 3
+    assert seen == [(channels_last, dtype)] * 3
+    assert trial._labels.dtype == torch.int64
     assert len(steps) == 3
     weight = trial._net.stages[0].pair.conv2.weight
     assert weight.equal(net.stages[0].pair.conv2.weight)

@@ -159,6 +159,10 @@ def from_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(old.get("environment"), Mapping):
         added = {"vnas": None, "revision": None, "malloc": None, "interop_threads": None}
         old["environment"] = {**added, **old["environment"]}
+    if isinstance(old.get("telemetry"), list):
+        old["telemetry"] = [
+            {"throttled_ns": None, **look} if isinstance(look, Mapping) else look for look in old["telemetry"]
+        ]
     precisions = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     absent = {
         field.name: field.default

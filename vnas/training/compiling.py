@@ -80,7 +80,8 @@ def _backward_too() -> Iterator[None]:
     """Compile the backward pass with the forward pass, so that it fails where something can still be done."""
     from torch._functorch import config
 
-    if not hasattr(config, "force_non_lazy_backward_lowering"):  # newer than torch 2.9
+    # Without this setting, which is torch's own and not in every version, it fails at the first backward() instead.
+    if not hasattr(config, "force_non_lazy_backward_lowering"):
         yield
         return
     with config.patch(force_non_lazy_backward_lowering=True):

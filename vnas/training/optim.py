@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vnas.config import TrainingConfig
+from vnas.training.orthogonal import OrthogonalAdamW
 
 # A brief run must still have time to come down: the warm-up never takes more than this share of it.
 MAX_WARMUP_SHARE = 0.5
@@ -32,13 +33,15 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
 
 
 def make_optimizer(net: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW, SGD with Nesterov momentum or LAMB, by timm.
+    """AdamW, SGD with Nesterov momentum or LAMB, by timm; or AdamW with orthogonal steps of the kernels.
 
     Biases, batch norm and other parameters of one dimension are not decayed. With ``layer_decay``, the learning rate
     falls by that factor from each layer to the one before it.
     """
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
+    if config.optimizer == "orthogonal":
+        return _orthogonal(net, config)
     # One fused kernel for all parameters: a step of a small net is mostly the launching of small kernels.
     fused: dict[str, Any] = {"fused": True} if config.optimizer in ("adamw", "sgd") else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -53,8 +56,35 @@ def make_optimizer(net: nn.Module, config: TrainingConfig) -> torch.optim.Optimi
     return optimizer
 
 
+def _orthogonal(net: nn.Module, config: TrainingConfig) -> OrthogonalAdamW:
+    """Orthogonal steps for kernels that mix channels, apart from the head, whose outputs are no features."""
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
+
+    if config.layer_decay is None:
+        groups = param_groups_weight_decay(net, config.weight_decay)
+    else:
+        groups = param_groups_layer_decay(net, config.weight_decay, layer_decay=config.layer_decay)
+    mixing = {
+        module.weight
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and not name.startswith("head.")
+    }
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        scale = group.get("lr_scale", 1.0)
+        for kernels in (True, False):
+            parameters = [p for p in group["params"] if (p in mixing) == kernels]
+            own = {"orthogonal": True, "momentum": config.momentum} if kernels else {"orthogonal": False}
+            share = scale if kernels else scale * config.adamw_lr / config.lr
+            if parameters:
+                found.append({**group, **own, "params": parameters, "lr_scale": share})
+    optimizer = OrthogonalAdamW(found, lr=config.lr, fused=True)
+    set_learning_rate(optimizer, config.lr)
+    return optimizer
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every group, scaled by its layer's share where there is layer decay."""
+    """Set the rate of every group, scaled by the group's share where it has one, as with layer decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 

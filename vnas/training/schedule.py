@@ -46,7 +46,8 @@ class Complete:
     def slopes(self, step: int, pairs: int) -> tuple[float, ...]:
         """See :class:`Schedule`; every lambda is exactly 1 at the last step."""
         shares = slopes(self.config.anneal, step, self.steps, pairs)
-        return tuple(1.0 if share == 1.0 else self.slope + (1.0 - self.slope) * share for share in shares)
+        # a + (1 - a) is 1 for every float a from 0 to 1: what 1 - a has lost is half a unit at most, and evens out.
+        return tuple(self.slope + (1.0 - self.slope) * share for share in shares)
 
     def rate(self, step: int) -> float:
         """See :class:`Schedule`."""
