@@ -47,11 +47,11 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 def test_the_interval_over_nets_has_the_spread_of_a_bootstrap_of_both() -> None:
     random = np.random.default_rng(3)
-    values = random.normal(10.0, 3.0, (30, 1)) + random.normal(0.0, 2.0, (30, 4))
+    values = random.normal(10.0, 1.0, (30, 1)) + random.normal(0.0, 6.0, (30, 3))
     found = over_nets(values.tolist())
     assert found.mean == pytest.approx(values.mean())
     # Variance of a mean of drawn nets, plus that of their seeds' means; both ends are 1.96 of its root away.
-    variance = values.mean(1).var() / 30 + (values.var(1) / 4).mean() / 30
+    variance = values.mean(1).var() / 30 + (values.var(1) / 3).mean() / 30
     assert found.low is not None
     assert found.high is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.05)
@@ -61,9 +61,9 @@ def test_the_interval_over_nets_has_the_spread_of_a_bootstrap_of_both() -> None:
 
 def test_a_run_is_a_whole_one_on_so_many_images_judged_on_the_test_set() -> None:
     data = open_data(DIGITS)
-    # The warm-up is the recipe's share of a run, so of an epoch here.
-    run = job(seed=3, images=data.counts["train"], epochs=4, warmup_epochs=1.0)
-    result = fit(ARCH, data, run.training.model_copy(update={"epochs": 1, "warmup_epochs": 0.25}), seed=3, device=CPU)
+    # The warm-up is the recipe's share of a run, so half an epoch of two here.
+    run = job(seed=3, images=2 * data.counts["train"], epochs=4, warmup_epochs=1.0)
+    result = fit(ARCH, data, run.training.model_copy(update={"epochs": 2, "warmup_epochs": 0.5}), seed=3, device=CPU)
     assert result.fused is not None
     assert trained(run, data)[0] == evaluate(result.fused, data.loader("test", 16, device=CPU), CPU)
 
@@ -127,6 +127,9 @@ def test_the_budget_has_other_seeds_than_usual_and_both_arms_the_same_net_and_la
     # The nets need the data's classes and channels alone.
     data = argparse.Namespace(in_chans=3, num_classes=10)
     jobs = short_budget.jobs(study, data, 1000, 2)  # type: ignore[arg-type]
+    nets = short_budget.nets(study, data)  # type: ignore[arg-type]
+    assert all(one.training.anneal == nets[one.net].anneal for one in jobs)
+    assert len({one.training.anneal.end for one in jobs}) > 1
     assert len(jobs) == 4 * 2 * 2
     for one, other in zip(jobs[::2], jobs[1::2], strict=True):
         assert (one.net, one.seed, one.architecture) == (other.net, other.seed, other.architecture)
@@ -166,6 +169,11 @@ def test_the_technique_table_holds_gains_over_none() -> None:
     assert "|  |  | 41.0 [38.5, 43.5] | +0.0 [+0.0, +0.0] | 59.58 |" in lines
     assert "| 2 | 53.0 [50.5, 55.5] | +12.0 [+12.0, +12.0] |  |" in lines
     assert "| 4 |  |  |  |" in lines
+    key = technique_table.NET, technique_table.arm_name(False, 0), 2
+    outcomes[key] = Outcome(*key, (), "diverged")
+    lines = technique_table.report(outcomes, 1000, 3, 500)
+    assert "| 2 | 53.0 [50.5, 55.5] | +12.0 [+12.0, +12.0] |  |" in lines
+    assert "- Left out: single, n = 0, seed 2: diverged" in lines
 
 
 def test_the_command_writes_the_report_with_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

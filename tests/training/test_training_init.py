@@ -49,6 +49,10 @@ def test_random_kernels_keep_the_variance_of_their_input() -> None:
     for name, shape in (("stem.pair.conv1", (64, 3, 32, 32)), ("head.fc.conv1", (4096, 32, 1, 1))):
         out = net.get_submodule(name)(torch.randn(shape))
         assert out.var().item() == pytest.approx(1.0, abs=0.25)
+        # Nothing is handed on: what would lie on the diagonal is 0 in the mean.
+        kernel = net.get_parameter(f"{name}.weight")
+        middle = kernel[:, :, kernel.shape[2] // 2, kernel.shape[3] // 2]
+        assert middle.diagonal().mean().item() == pytest.approx(0.0, abs=0.3)
     fresh = net.get_parameter("stages.0.pair.conv2.weight")[64:]  # channels that the stage adds
     assert fresh.std().item() == pytest.approx(1 / math.sqrt(64), rel=0.1)
 

@@ -227,10 +227,14 @@ def test_a_candidate_is_kept_at_each_rung_and_more_rungs_may_follow(
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "candidate.pt", 1e9)
     first = climb(digits, RUNGS[:1], strategy=strategy, checkpoint=checkpoint)
+    content = torch.load(checkpoint.path, weights_only=True)
+    content["state"]["seconds"] += 1000.0  # as if the first rung's branch had taken long
+    torch.save(content, checkpoint.path)
     told: list[Progress] = []
     results = climb(digits, strategy=strategy, checkpoint=checkpoint, progress=told.append)
     assert len(told) == {"restart": 11}.get(strategy, 9)
     assert results[0] == first[0]
+    assert 1000.0 < results[1].seconds < 2000.0
     assert_same(results[0], first[0])
     assert_same(results[1], expected[strategy][1])
     told.clear()

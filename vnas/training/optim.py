@@ -78,9 +78,7 @@ def _orthogonal(net: nn.Module, config: TrainingConfig) -> OrthogonalAdamW:
             share = scale if kernels else scale * config.adamw_lr / config.lr
             if parameters:
                 found.append({**group, **own, "params": parameters, "lr_scale": share})
-    optimizer = OrthogonalAdamW(found, lr=config.lr, fused=True)
-    set_learning_rate(optimizer, config.lr)
-    return optimizer
+    return OrthogonalAdamW(found, lr=config.lr, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
