@@ -229,6 +229,27 @@ def test_looks_at_the_device_and_at_the_interval_stay_rare_however_much_is_put_a
     assert len(sampling.blocks) <= by_time + 30
 
 
+class CountingTimer(ReplayTimer):
+    """Counts how often it is asked what time it is."""
+
+    asked = 0
+
+    def now(self) -> float:
+        self.asked += 1
+        return super().now()
+
+
+def test_short_calls_are_taken_in_runs_between_two_looks_at_the_clock() -> None:
+    timer = CountingTimer(itertools.cycle([0.019, 0.021]))
+    rule = StoppingRule(target_relative=1e-9, min_samples=50, min_seconds=0.0, max_samples=10_007)
+    sampling = sample(timer, nothing, rule)
+    assert len(sampling.samples_ms) == 10_007
+    assert timer.asked < 10_007 / 5
+    long = CountingTimer(itertools.cycle([0.19, 0.21]))
+    sample(long, nothing, rule)
+    assert long.asked >= 10_007
+
+
 def test_a_boost_at_the_beginning_is_not_taken_for_the_machine() -> None:
     """Five blocks of a boosted clock, then a machine that is 12 % slower for good."""
     looks = Scripted((Look(pace_us=us) for us in itertools.chain([5.0] * 6, itertools.repeat(5.6))), quiet_us=5.0)

@@ -30,6 +30,9 @@ MAX_DISCARDED = 0.5
 LEAST_SHARE = 0.1
 """Of the samples that is taken to count from here to the next look at the interval, at least."""
 
+RUN_MS = 0.2
+"""Of short calls without a look at the clock in between."""
+
 LONG_CALL_MS = 100.0
 """From here on the few milliseconds of a look are no pause that an untimed call would have to make good."""
 
@@ -345,7 +348,8 @@ class Sampler:
         first = len(samples)
         opened = timer.now() - self._offset
         while True:
-            samples.append(_take(timer, self._call, self._phase))
+            for _ in range(self._run_length()):
+                samples.append(_take(timer, self._call, self._phase))
             self.seconds = timer.now() - self._offset
             count = len(samples) - first
             check_due = len(samples) >= self._next_check and self.seconds >= rule.min_seconds
@@ -371,6 +375,15 @@ class Sampler:
         if self.stop_reason is None:
             self._make_good(look)
         return look
+
+    def _run_length(self) -> int:
+        """Samples until the next look at the clock, which would add microseconds to each of a short call."""
+        taken = len(self._samples)
+        if not taken or self._samples[-1] >= RUN_MS:
+            return 1
+        room = self._rule.max_samples - taken
+        due = self._next_check - taken
+        return max(1, min(int(RUN_MS / self._samples[-1]), room, due if due > 0 else room))
 
     def _check(self, at_limit: bool) -> None:
         rule = self._rule
