@@ -88,7 +88,7 @@ def test_the_sample_limit_bounds_what_is_kept() -> None:
 
 
 @given(
-    trace=st.lists(st.floats(0.1, 100.0), min_size=1, max_size=200),
+    trace=st.lists(st.floats(0.01, 100.0), min_size=1, max_size=200),
     min_samples=st.integers(1, 60),
     max_seconds=st.floats(0.01, 3.0),
 )
@@ -101,7 +101,8 @@ def test_every_sample_is_kept_in_order_and_no_limit_is_passed(
     sampling = sample(ReplayTimer(given_ms), nothing, rule)
     n = len(sampling.samples_ms)
     assert sampling.samples_ms == tuple(itertools.islice(itertools.chain(trace, itertools.repeat(1.0)), n))
-    assert sum(sampling.samples_ms[:-1]) / 1e3 <= max_seconds * (1 + 1e-9)
+    # Short calls are made in runs of .2 ms, at whose end the clock is looked at.
+    assert sum(sampling.samples_ms[:-1]) / 1e3 <= (max_seconds + 2e-4) * (1 + 1e-9)
     if sampling.stop_reason == "target met":
         assert n >= min_samples
         assert summarise(sampling, rule).noise_ok

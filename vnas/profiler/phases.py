@@ -348,8 +348,12 @@ class Sampler:
         first = len(samples)
         opened = timer.now() - self._offset
         while True:
+            run_ms = 0.0
             for _ in range(self._run_length()):
                 samples.append(_take(timer, self._call, self._phase))
+                run_ms += samples[-1]
+                if run_ms >= RUN_MS:
+                    break
             self.seconds = timer.now() - self._offset
             count = len(samples) - first
             check_due = len(samples) >= self._next_check and self.seconds >= rule.min_seconds
