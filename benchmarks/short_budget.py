@@ -22,8 +22,10 @@ validation set. Each finished run is a line in --answers; the same command goes 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from benchmarks.rung_records import Outcome
     from benchmarks.training_runs import Interval, Job
     from vnas.config import StudyConfig, TrainingConfig
-    from vnas.training import Data
+    from vnas.training import Data, Progress
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = 45_000
@@ -97,20 +99,41 @@ def extra_images(ratio: float, images: int) -> int:
     return round(images * max(1.0, ratio))
 
 
-def pace(pair: Mapping[str, Job], data: Data) -> float:
-    """Seconds an image of the recipe over the plain one's, the median of turns."""
-    import statistics
+class _EnoughError(Exception):
+    """Ends a run that was only to be timed."""
 
+
+def seconds_per_image(job: Job, data: Data) -> float:
+    """Pace of training, without its first step and without judging the net."""
     import torch
 
-    from benchmarks.training_runs import trained
+    from benchmarks.training_runs import CPU
+    from vnas.training.rungs import Rung, train_rungs
 
     torch.set_num_threads(1)
-    ratios = []
-    for _ in range(TURNS):
-        seconds = {arm: trained(replace(job, images=TURN_IMAGES), data)[1] for arm, job in pair.items()}
-        ratios.append(seconds[RECIPE] / seconds[PLAIN_ARM])
-    return statistics.median(ratios)
+    steps = max(2, TURN_IMAGES // job.training.batch_size)
+    seconds: list[float] = []
+
+    def look(progress: Progress) -> None:
+        seconds.append(progress.seconds)
+        if progress.step == steps:
+            raise _EnoughError
+
+    # As many epochs as those steps take, and one more.
+    epochs = 1.0 + steps * job.training.batch_size / data.counts["train"]
+    with suppress(_EnoughError):
+        next(
+            train_rungs(
+                job.architecture, data, job.training, [Rung(0.0, epochs)], seed=job.seed, device=CPU, progress=look
+            )
+        )
+    return (seconds[-1] - seconds[0]) / ((steps - 1) * job.training.batch_size)
+
+
+def pace(pair: Mapping[str, Job], data: Data) -> float:
+    """Seconds an image of the recipe over the plain one's, the median of turns."""
+    turns = [{arm: seconds_per_image(job, data) for arm, job in pair.items()} for _ in range(TURNS)]
+    return statistics.median(turn[RECIPE] / turn[PLAIN_ARM] for turn in turns)
 
 
 def paces(wanted: Sequence[Job], data: Data, answers: Path, settings: Mapping[str, Any]) -> dict[str, float]:
@@ -123,7 +146,7 @@ def paces(wanted: Sequence[Job], data: Data, answers: Path, settings: Mapping[st
             pair = {job.arm: job for job in wanted if job.net == net and job.seed == FIRST_SEED}
             known[net] = pace(pair, data)
             append(answers, Outcome(net, PACE, FIRST_SEED, (Score(PACE, 0, known[net], 0.0, 0.0),)))
-            print(f"{net}: an image takes the recipe {known[net]:.2f} of the plain one's time", file=sys.stderr)
+            print(f"{net}: the recipe takes {known[net]:.2f} of the plain one's time an image", file=sys.stderr)
     return known
 
 

@@ -104,6 +104,22 @@ def test_the_plain_recipe_gets_no_less_time_and_no_fewer_images() -> None:
     assert short_budget.extra_images(0.9, 1000) == 1000
 
 
+def test_the_pace_is_that_of_whole_steps_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_budget, "TURN_IMAGES", 256)
+    monkeypatch.setattr("vnas.training.run.Run.seconds", property(lambda run: float(run.step) ** 2))
+    found = short_budget.seconds_per_image(job(), open_data(DIGITS))
+    assert found == pytest.approx((4**2 - 1**2) / (3 * 64))
+
+
+def test_paces_are_measured_once_for_each_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, answers = open_data(DIGITS), tmp_path / "answers.jsonl"
+    jobs = [job(100, arm=arm) for arm in ("recipe", "plain")]
+    monkeypatch.setattr(short_budget, "seconds_per_image", lambda job, data: {"recipe": 3.0, "plain": 2.0}[job.arm])
+    assert short_budget.paces(jobs, data, answers, settings(jobs, data)) == {"small": 1.5}
+    monkeypatch.setattr(short_budget, "pace", None)
+    assert short_budget.paces(jobs, data, answers, settings(jobs, data)) == {"small": 1.5}
+
+
 def test_the_table_of_the_budget_pairs_seeds_and_says_whether_the_target_is_met() -> None:
     jobs = [job(seed, arm=arm, images=900) for seed in (100, 101) for arm in ("recipe", "plain")]
     outcomes = [

@@ -117,6 +117,7 @@ class TrainingConfig(_Strict):
         lr: highest learning rate.
         adamw_lr: the same of what ``orthogonal`` leaves to AdamW; it rises and falls with ``lr``.
         min_lr: learning rate of the last step.
+        lr_shape: how it falls from the one to the other: ``cosine`` (half a period) or ``linear``.
         weight_decay: of all parameters of more than one dimension.
         momentum: of ``sgd`` and ``orthogonal``.
         layer_decay: factor by which the learning rate falls from each layer to the one before it.
@@ -156,6 +157,7 @@ class TrainingConfig(_Strict):
     lr: Annotated[float, Field(gt=0)] = 2e-3
     adamw_lr: Annotated[float, Field(gt=0)] = 3e-3
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    lr_shape: Literal["cosine", "linear"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     momentum: Share = 0.9
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None

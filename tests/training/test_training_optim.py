@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from vnas.training.optim import carry_state, learning_rate, make_loss, make_mixi
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(1, 20), st.integers(1, 30), st.floats(0, 30))
-def test_the_learning_rate_rises_then_falls_to_its_minimum(epochs: int, per_epoch: int, warmup: float) -> None:
-    config = TrainingConfig(lr=1.0, min_lr=0.01, warmup_epochs=warmup)
+@given(st.integers(1, 20), st.integers(1, 30), st.floats(0, 30), st.sampled_from(["cosine", "linear"]))
+def test_the_learning_rate_rises_then_falls_to_its_minimum(
+    epochs: int, per_epoch: int, warmup: float, shape: Literal["cosine", "linear"]
+) -> None:
+    config = TrainingConfig(lr=1.0, min_lr=0.01, warmup_epochs=warmup, lr_shape=shape)
     total = epochs * per_epoch
     rates = [learning_rate(config, step, per_epoch, total) for step in range(total)]
     peak = rates.index(max(rates))
@@ -34,6 +37,9 @@ def test_the_learning_rate_is_the_formula() -> None:
     for step in range(4, 13):
         expected = 0.2 * (1 + math.cos(math.pi * (step - 4) / 8))
         assert learning_rate(config, step, 4, 13) == pytest.approx(expected)
+    line = config.model_copy(update={"lr_shape": "linear", "min_lr": 0.08})
+    rates = [learning_rate(line, step, 4, 13) for step in range(4, 13)]
+    assert rates == pytest.approx([0.4, 0.36, 0.32, 0.28, 0.24, 0.2, 0.16, 0.12, 0.08])
 
 
 def toy() -> nn.Sequential:

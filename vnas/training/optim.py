@@ -17,10 +17,10 @@ MAX_WARMUP_SHARE = 0.5
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """Linear warm-up, then a half cosine that reaches ``min_lr`` at the last step.
+    """Linear warm-up, then a half cosine or a straight line that reaches ``min_lr`` at the last step.
 
     Args:
-        config: gives ``lr``, ``min_lr`` and ``warmup_epochs``.
+        config: gives ``lr``, ``min_lr``, ``lr_shape`` and ``warmup_epochs``.
         step: the step, from 0.
         steps_per_epoch: turns the warm-up into steps.
         total_steps: steps of the run; the warm-up takes at most half of them.
@@ -29,7 +29,8 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int, total
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
     t = (step - warmup) / max(1, total_steps - 1 - warmup)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * t))
+    left = 1.0 - t if config.lr_shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * t))
+    return config.min_lr + (config.lr - config.min_lr) * left
 
 
 def make_optimizer(net: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
