@@ -8,7 +8,7 @@ import atexit
 import os
 import tempfile
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 _locks = tempfile.TemporaryDirectory(prefix="vnas-test-locks-")
 atexit.register(_locks.cleanup)
