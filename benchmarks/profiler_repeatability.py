@@ -308,7 +308,7 @@ def machine(device: str) -> str:
     environment = capture_environment(torch.device(device))
     return (
         f"{environment.device_kind}, {environment.threads} torch threads, Python {platform.python_version()}, "
-        f"torch {environment.torch}, vnas {vnas.__version__}"
+        f"torch {environment.torch}, vnas {vnas.__version__} ({environment.revision or 'revision unknown'})"
     )
 
 

@@ -12,7 +12,6 @@ Every arm has spent the same at a rung, the arm's earlier rungs included, and st
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,11 @@ import torch
 
 from benchmarks.proxies import PROXIES
 from benchmarks.rung_records import ZERO_COST, Outcome, Score
+from benchmarks.training_runs import opened
 from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import TrainingError
 from vnas.evaluate import Candidate
-from vnas.training import Data, Progress, evaluate, fit, open_data, seeded
+from vnas.training import Data, Progress, evaluate, fit, seeded
 from vnas.training.fit import fresh
 from vnas.training.rungs import Rung, Strategy, train_rungs
 from vnas.training.watching import Watch
@@ -79,12 +79,6 @@ class Task:
         return {"long": float(setting.training.epochs), "proxies": 0.0}.get(
             self.name, setting.shares[-1] * setting.training.epochs
         )
-
-
-@functools.cache
-def opened(config: DataConfig) -> Data:
-    """The data, opened and decoded once a process."""
-    return open_data(config)
 
 
 def perform(task: Task, setting: Setting) -> Outcome:
@@ -143,10 +137,9 @@ def _long(task: Task, data: Data, config: TrainingConfig, shares: Sequence[float
     def progress(where: Progress) -> None:
         while waiting and where.step >= max(1, round(waiting[0][1] * where.steps)):
             number, _ = waiting.pop(0)
-            # The looks of earlier rungs and the training they interrupt share a clock.
-            trained, before = where.seconds - watch.seconds, watch.seconds
+            before = watch.seconds
             look = watch.look()
-            seconds = trained + watch.seconds - before
+            seconds = where.seconds + watch.seconds - before
             epochs = where.epochs * where.step / where.steps
             scores.append(Score("stopped", number, look.training_form, epochs, seconds))
             scores.append(Score("stopped, fused", number, look.fused, epochs, seconds))

@@ -20,13 +20,10 @@ import argparse
 import datetime
 import functools
 import itertools
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run what is missing, and write the tables."""
     from benchmarks import rung_records
-    from benchmarks.rung_arms import Setting
+    from benchmarks.rung_arms import Setting, perform
+    from benchmarks.workers import performed
     from vnas.config import load_study
     from vnas.profiler.devices import resolve_device
     from vnas.training import open_data
@@ -118,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     )
     jobs = options.jobs or (1 if device.type == "cuda" else os.cpu_count() or 1)
     progress = Progress(missing, len(wanted), setting)
-    for outcome in perform_all(missing, setting, jobs):
+    for outcome in performed(functools.partial(perform, setting=setting), missing, jobs):
         rung_records.append(answers, outcome)
         outcomes.append(outcome)
         progress.announce(outcome)
@@ -198,40 +196,6 @@ def depends_on(setting: Setting, study: StudyConfig, data: Data, options: argpar
     }
 
 
-def perform_all(missing: Sequence[Task], setting: Setting, jobs: int) -> Iterator[Outcome]:
-    """Outcomes as they come, each from a run on one thread; in this process where there is one job."""
-    import torch
-
-    from benchmarks.rung_arms import perform
-
-    if jobs == 1:
-        if setting.device == "cpu":
-            torch.set_num_threads(1)
-        yield from (perform(task, setting) for task in missing)
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing) or 1), mp_context=context, initializer=_ready) as pool:
-        try:
-            waiting: Iterable[Future[Outcome]] = [pool.submit(perform, task, setting) for task in missing]
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            # Without this the pool would wait for runs whose results nobody takes.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-
-
-def _ready() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one stops the others."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
 class Progress:
     """Says what was found and how long the rest will take, at the pace of this session."""
 
@@ -274,6 +238,7 @@ def report(
     """The tables, what they say, and the machine."""
     from benchmarks import rung_table
     from benchmarks.profiler_repeatability import machine
+    from benchmarks.training_command import command_line
 
     values = rung_table.by_arm(outcomes, options.seed)
     found = rung_table.rows(values, options.epochs)
@@ -302,7 +267,7 @@ def report(
             *rung_table.net_table(values, described),
             "",
             f"{machine(device)}, {jobs} process(es) of one thread, {datetime.datetime.now(datetime.UTC).date()}. "
-            f"Command: `{' '.join(['python -m benchmarks.rung_fidelity', *sys.argv[1:]])}`",
+            f"Command: `{command_line('benchmarks.rung_fidelity', sys.argv[1:])}`",
             "",
         ]
     )

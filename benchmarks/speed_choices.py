@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -144,10 +143,8 @@ def look(name: str, arch: Architecture, device: torch.device, batch: int, steps:
 
 def page(rows: Sequence[Row], device: torch.device, batch: int, steps: int, command: str) -> str:
     """The table, with the machine, the date and the command."""
-    import vnas
-    from vnas.profiler import capture_environment
+    from benchmarks.profiler_repeatability import machine
 
-    environment = capture_environment(device)
     speeds = list(dict.fromkeys(speed for row in rows for speed in row.gains))
     tried = any(row.compile_seconds is not None for row in rows)
     heads = ["net", "contiguous float32, ms a step", *speeds, *["compiled", "compiling, s"] * tried]
@@ -168,9 +165,7 @@ def page(rows: Sequence[Row], device: torch.device, batch: int, steps: int, comm
         "Times as fast as the contiguous float32 net, and for the compiled net as the same one uncompiled: median and "
         "95 % interval over rounds in turns; a single number is that of a first look, after which there were no turns.",
         "",
-        f"{environment.device_kind}, {environment.threads} torch threads, Python {platform.python_version()}, "
-        f"torch {environment.torch}, vnas {vnas.__version__}, {datetime.datetime.now(datetime.UTC).date()}. "
-        f"Batch {batch}. Command: `{command}`",
+        f"{machine(str(device))}, {datetime.datetime.now(datetime.UTC).date()}. Batch {batch}. Command: `{command}`",
         "",
     ]
     return "\n".join(lines)

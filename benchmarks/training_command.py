@@ -61,7 +61,7 @@ def follow(
         return EXIT_INTERRUPTED
     from benchmarks.profiler_repeatability import machine
 
-    command = " ".join(["python -m", module, *(sys.argv[1:] if argv is None else argv)])
+    command = command_line(module, sys.argv[1:] if argv is None else argv)
     day = datetime.datetime.now(datetime.UTC).date()
     end = f"{machine('cpu')}; {options.jobs} process(es) of one thread, {day}. Command: `{command}`"
     text = "\n".join([*lines, "", end, ""])
@@ -69,3 +69,10 @@ def follow(
     options.out.write_text(text, encoding="utf-8")
     print(text)
     return EXIT_DONE
+
+
+def command_line(module: str, arguments: Sequence[str]) -> str:
+    """The command as another machine would type it: without the place where the images lie here."""
+    before = ["", *arguments]
+    kept = ["CIFAR10" if prior == "--data" else one for prior, one in zip(before, arguments, strict=False)]
+    return " ".join(["python -m", module, *kept])

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-import multiprocessing
-import os
-import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.rung_records import Outcome, Score, append, finished, read
+from benchmarks.workers import performed
 from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import TrainingError
 from vnas.nets import Architecture
@@ -126,7 +124,7 @@ def perform_all(
     missing = [job for job in jobs if job.key not in done]
     print(f"{len(missing)} of {len(jobs)} runs to do, into {answers}", file=sys.stderr)
     began = time.monotonic()
-    for number, outcome in enumerate(_performed(missing, config, processes), start=1):
+    for number, outcome in enumerate(performed(partial(perform, config=config), missing, processes), start=1):
         append(answers, outcome)
         outcomes.append(outcome)
         left = (time.monotonic() - began) / number * (len(missing) - number)
@@ -135,31 +133,6 @@ def perform_all(
         print(f"{line}; {left / 60:.0f} min left", file=sys.stderr, flush=True)
     wanted = {job.key for job in jobs}
     return {outcome.key: outcome for outcome in outcomes if outcome.key in wanted}
-
-
-def _performed(jobs: Sequence[Job], config: DataConfig, processes: int) -> Iterator[Outcome]:
-    if processes == 1:
-        torch.set_num_threads(1)
-        yield from (perform(job, config) for job in jobs)
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs) or 1), mp_context=context, initializer=_ready) as pool:
-        try:
-            for future in as_completed([pool.submit(perform, job, config) for job in jobs]):
-                yield future.result()
-        except BaseException:
-            # Without this the pool would wait for runs whose results nobody takes.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-
-
-def _ready() -> None:
-    """Ctrl-C reaches every process of a terminal; the first one stops the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

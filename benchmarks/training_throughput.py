@@ -1,7 +1,7 @@
 """Images a second of a training run, end to end, beside the limit that its net sets and beside timm's loader.
 
-    python benchmarks/training_throughput.py --data path/to/cifar10        under 10 minutes on two cores
-    python benchmarks/training_throughput.py --data path/to/train.tar --rounds 2 --seconds 0.5 --out rough.md
+    python -m benchmarks.training_throughput --data path/to/cifar10        under 10 minutes on two cores
+    python -m benchmarks.training_throughput --data path/to/train.tar --rounds 2 --seconds 0.5 --out rough.md
 
 Every arm is a whole run of ``vnas.training.fit``, with the same net, recipe and steps; only what feeds it differs:
 
@@ -23,7 +23,6 @@ import argparse
 import datetime
 import gc
 import json
-import platform
 import random
 import statistics
 import subprocess
@@ -102,7 +101,7 @@ class Children:
 
     def __init__(self, options: argparse.Namespace) -> None:
         gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
-        command = [sys.executable, __file__, "--data", options.data, *gpu, "--arm"]
+        command = [sys.executable, "-m", "benchmarks.training_throughput", "--data", options.data, *gpu, "--arm"]
         self._processes = {
             arm: subprocess.Popen([*command, arm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for arm in ARMS
@@ -255,6 +254,9 @@ class OneBatchLoader:
 
 def report(rates: dict[str, dict[str, list[float]]], device: str, seconds: float) -> str:
     """The table, and whether the targets are met."""
+    from benchmarks.profiler_repeatability import machine
+    from benchmarks.training_command import command_line
+
     lines = [
         "# Images a second of a training run",
         "",
@@ -282,7 +284,7 @@ def report(rates: dict[str, dict[str, list[float]]], device: str, seconds: float
         "",
         f"{machine(device)}, {datetime.datetime.now(datetime.UTC).date()}. {rounds} rounds, batch {BATCH}, CIFAR-10, "
         f"{seconds / 60:.1f} minutes in all. Command: "
-        f"`{' '.join(['python', 'benchmarks/training_throughput.py', *without_path(sys.argv[1:])])}`",
+        f"`{command_line('benchmarks.training_throughput', sys.argv[1:])}`",
         "",
     ]
     return "\n".join(lines)
@@ -294,26 +296,6 @@ def share(rates: dict[str, list[float]], arm: str, of: str) -> tuple[float, floa
 
     interval = median_interval([mine / theirs for mine, theirs in zip(rates[arm], rates[of], strict=True)])
     return interval.median, interval.low, interval.high
-
-
-def without_path(arguments: list[str]) -> list[str]:
-    """The command as another machine would type it."""
-    before = ["", *arguments]
-    return ["CIFAR10" if prior == "--data" else argument for prior, argument in zip(before, arguments, strict=False)]
-
-
-def machine(device: str) -> str:
-    """Device and software, in words."""
-    import torch
-
-    import vnas
-    from vnas.profiler import capture_environment
-
-    environment = capture_environment(torch.device(device))
-    return (
-        f"{environment.device_kind}, {environment.threads} torch threads, Python {platform.python_version()}, "
-        f"torch {environment.torch}, vnas {vnas.__version__}"
-    )
 
 
 if __name__ == "__main__":

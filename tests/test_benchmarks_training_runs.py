@@ -204,7 +204,7 @@ def test_the_command_writes_the_report_with_its_command(tmp_path: Path, capsys: 
     assert (seen[0].images, seen[0].answers) == (5, tmp_path / "deep" / "table.jsonl")
     text = (tmp_path / "deep" / "table.md").read_text(encoding="utf-8")
     assert text.startswith("# Table\n\n")
-    assert "Command: `python -m benchmarks.some --data there --jobs 2`" in text
+    assert "Command: `python -m benchmarks.some --data CIFAR10 --jobs 2`" in text
     assert capsys.readouterr().out == text + "\n"
     with pytest.raises(SystemExit, match="2"):
         follow(parser, ["--data", "there", "--seeds", "0"], run, "benchmarks.some")

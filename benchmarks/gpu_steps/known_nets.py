@@ -9,12 +9,12 @@ Eager results hold the replay of a CUDA graph too. Exit codes: 0, or 1 where a n
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.gpu_steps.arguments import step_parser
 from benchmarks.gpu_steps.known_table import Pass, markdown
 from benchmarks.gpu_steps.paper import PAPER, PaperNet
 from vnas.errors import EXIT_DONE, EXIT_FAILED, VnasError
@@ -29,12 +29,7 @@ MAX_SECONDS = 0.8
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, pass after pass."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steps.known_nets", allow_abbrev=False)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--gpu", type=int)
-    where.add_argument("--device", help="cpu, to try the step out")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="until the step must be done")
+    parser = step_parser("known_nets")
     parser.add_argument("--passes", default=PASSES, help="RUNTIME or RUNTIME:PRECISION, with commas")
     parser.add_argument("--nets", nargs="+", choices=[net.net for net in PAPER], help="some of the paper's only")
     parser.add_argument("--name", default="known_nets", help="of the files")

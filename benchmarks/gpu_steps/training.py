@@ -11,16 +11,15 @@ training is configured with.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.gpu_steps.arguments import step_parser
 from vnas.errors import EXIT_DONE, EXIT_FAILED, MissingExtraError, VnasError
 
 if TYPE_CHECKING:
@@ -45,12 +44,7 @@ NEEDED = ("pydantic", "tomli_w", "sklearn")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, net after net, as long as there is time."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_steps.training", allow_abbrev=False)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--gpu", type=int)
-    where.add_argument("--device", help="cpu, to try the step out")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="until the step must be done")
+    parser = step_parser("training")
     parser.add_argument("--nets", type=int, help="only the first so many")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of each run ({EPOCHS})")
     arguments = parser.parse_args(argv)
@@ -83,15 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             rows.append(look(name, arch, device, BATCH, STEPS, compiled=compiling))
             rates[name] = end_to_end(arch, data, device, arguments.epochs)
+            print(f"{name}: {rows[-1].reason}", flush=True)
         except (VnasError, RuntimeError) as error:
             errors.append(f"{name}: {error}")
+            print(errors[-1], flush=True)
         longest = max(longest, time.monotonic() - began)
         command = "python -m benchmarks.gpu_steps.training"
         text = page(rows, device, BATCH, STEPS, command) + "\n" + rates_table(rates, errors)
         (arguments.out / "training.md").write_text(text, encoding="utf-8")
         plain = {"choices": [dataclasses.asdict(row) for row in rows], "images_per_second": rates, "errors": errors}
         (arguments.out / "training.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-        print(f"{name}: {longest:.1f} s at most a net; {rows[-1].reason if rows else ''}", flush=True)
     return EXIT_FAILED if errors else EXIT_DONE
 
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from architecture_strategies import SMALL, architectures
 from hypothesis import given, settings
-from torch import nn
+from torch import library, nn
 
 from vnas.errors import ArchitectureError
 from vnas.nets import Architecture, FusedVanillaNet, Stage, Stem, VanillaNet, build, cost
@@ -132,7 +132,7 @@ def test_what_cannot_be_counted_is_named() -> None:
 
     assert cost(Recurrent(), 4).uncounted == ("aten._cdist_forward.default",)
 
-    @torch.library.custom_op("vnas_tests::mystery", mutates_args=())
+    @library.custom_op("vnas_tests::mystery", mutates_args=())
     def mystery(x: torch.Tensor) -> torch.Tensor:
         return x.clone()
 

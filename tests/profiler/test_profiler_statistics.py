@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnas.profiler.statistics import coverage, interval_rank, median_interval
+from vnas.profiler.statistics import coverage, dependence, interval_rank, median_interval
 
 # n, lower rank and coverage of the 95 % interval of the median, as tables of the sign test give them; for n = 6 by
 # hand: both extremes miss the median with 2 / 2^6, so 1 - 1/32 = .9688.
@@ -98,3 +98,10 @@ def test_interval_covers_the_true_median_as_often_as_it_says(noise: str, n: int)
         hits += interval.low <= 0.0 <= interval.high
     expected = exact_coverage(n, interval_rank(n))
     assert hits / runs == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / runs))
+
+
+def test_dependence_is_the_ratio_of_the_batches_variance_to_that_of_independent_ones() -> None:
+    """Twenty batches of ten; in every second one all samples lie above the median: p = 1/2, shares of 0 and 1."""
+    samples = [float(10 * (i // 10 % 2) + i % 10) for i in range(200)]
+    # The variance of ten zeros and ten ones is 10/38 * 20/20 = 5/19; of independent shares (1/4) / 10.
+    assert dependence(samples) == pytest.approx((5 / 19) / (1 / 40))

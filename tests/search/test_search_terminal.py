@@ -2,18 +2,10 @@
 
 import io
 
-import pytest
 from rich.console import Console
 
 from vnas.search.driver import TrialLine
-from vnas.search.terminal import Terminal, duration
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
-)
-def test_durations_are_readable(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+from vnas.search.terminal import Terminal
 
 
 def line(**changes: object) -> TrialLine:

@@ -13,6 +13,7 @@ from PIL import Image
 from vnas.config import DataConfig, TrainingConfig
 from vnas.training import Data, open_data
 from vnas.training import cache as cache_module
+from vnas.training import samples as samples_module
 from vnas.training.cache import Cache, Pixels, cache_folder, cache_key
 from vnas.training.samples import FileSamples, IndexedSamples
 
@@ -121,9 +122,11 @@ def test_the_sets_not_used_for_longest_make_room(told: Told) -> None:
 
 
 def test_a_set_larger_than_the_limit_is_not_kept_and_leaves_the_others(told: Told) -> None:
+    assert told.cache.takes(SHAPE)
     told.ask()
-    large = told.ask("large", shape=(1, 1000, 1000, 3))
-    assert large.shape == (1, 1000, 1000, 3)
+    for _ in range(2):
+        assert not told.cache.takes((1, 1000, 1000, 3))
+    assert told.cache.takes(SHAPE)
     assert files(told) == ["a.npy"]
     assert told.warned == [
         "1 decoded images of 1000 px are not kept for the next run: 3 MiB is more than data.cache_limit_mib = 1; "
@@ -137,6 +140,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert (told.ask() == 7).all()
     assert "could not be kept for the next run (" in told.warned[-1]
     assert "VNAS_CACHE_DIR" in told.warned[-1]
+    assert not told.cache.takes(SHAPE)  # or each part of the set would decode the whole of it
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()], ids=["full", "interrupted"])
@@ -207,6 +211,65 @@ def test_the_next_run_does_not_decode(
     assert torch.equal(images(data), first)
     assert torch.equal(plain, first)
     assert (decodings, len(said)) == ([], 1)
+
+
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Indices of the images that were decoded."""
+    seen: list[int] = []
+    image = FileSamples.image
+
+    def counted(self: FileSamples, index: int) -> Image.Image:
+        seen.append(index)
+        return image(self, index)
+
+    monkeypatch.setattr(FileSamples, "image", counted)
+    return seen
+
+
+def test_a_set_that_is_not_kept_is_decoded_once_all_the_same(
+    make_folder: Make, own_folder: Path, decodings: list[int]
+) -> None:
+    warned: list[str] = []
+    config = DataConfig(source=str(make_folder("pets", PETS)), cache_limit_mib=1)
+    data = open_data(config, say=warned.append)
+    decodings.clear()
+    images(data, size=300)  # 5 MiB
+    assert sorted(decodings) == list(range(20))
+    assert not own_folder.exists()
+    assert len(warned) == 1
+
+
+def test_of_a_set_too_large_for_memory_a_small_part_is_decoded_alone(
+    make_folder: Make, own_folder: Path, decodings: list[int]
+) -> None:
+    config = DataConfig(source=str(make_folder("pets", PETS)), resident_limit_mib=1, validation_share=0.1)
+    data = open_data(config)
+    decodings.clear()
+    loader = data.loader("validation", 300, device=CPU)
+    assert loader.pipeline == "resident"
+    assert len(decodings) == data.counts["validation"] == 2
+    assert not own_folder.exists()
+    # Most of it is another matter: it is wanted anyway.
+    config = DataConfig(source=config.source, resident_limit_mib=4, test_share=0.15)
+    data = open_data(config)
+    decodings.clear()
+    data.training_loader(TrainingConfig(batch_size=2), 300, seed=0, device=CPU)
+    assert len(decodings) == 20
+
+
+def test_the_files_are_read_for_their_digest_once(
+    make_folder: Make, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests: list[object] = []
+    digest = samples_module.hashlib.file_digest
+    monkeypatch.setattr(
+        samples_module.hashlib, "file_digest", lambda file, name: digests.append(file) or digest(file, name)
+    )
+    data = open_data(str(make_folder("pets", PETS)))
+    images(data)
+    images(data, size=16)
+    assert len(digests) == 20
 
 
 def test_another_cut_of_the_same_images_finds_them(make_folder: Make, own_folder: Path) -> None:

@@ -14,24 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import training_nets
 
 from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import CheckpointError, ResumeError
-from vnas.nets import Architecture, Stage, Stem, build
+from vnas.nets import Architecture, build
 from vnas.training import Checkpoint, Data, Progress, TrainingResult, checkpointing, fit, open_data, seeded
 from vnas.training.seeding import Streams, derived_seed, random_state, set_random_state
 from vnas.training.speed import Speed
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")
-TINY = Architecture(
-    Stem(4, kernel=2, stride=2, padding=0, series=1),
-    (Stage(6, stride=2, series=1),),
-    in_chans=1,
-    image_size=8,
-    num_classes=10,
-    dropout=0.2,
-)
+TINY = replace(training_nets.TINY, dropout=0.2)
 # Everything that has a state of its own: order, augmentation, mixing, dropout, an average, a merge, AdamW.
 FULL = TrainingConfig(
     epochs=2,

@@ -11,21 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.nn import functional as F
+from training_nets import TINY
 
 from vnas.config import TrainingConfig
-from vnas.nets import Architecture, Stage, Stem, VanillaNet, build
+from vnas.nets import VanillaNet, build
 from vnas.profiler.runtimes import catalogue
 from vnas.training import Data, Progress, compiling, fit, seeded
 from vnas.training.compiling import Compiled, why_not
 
 CPU = torch.device("cpu")
-TINY = Architecture(
-    Stem(4, kernel=2, stride=2, padding=0, series=1),
-    (Stage(6, stride=2, series=1),),
-    in_chans=1,
-    image_size=8,
-    num_classes=10,
-)
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's compiler about itself
 
 

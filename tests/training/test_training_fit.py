@@ -382,3 +382,33 @@ def test_waiting_for_a_measurement_is_not_training_time(
     result = fit(small, digits, BRIEF, seed=0, device=CPU)
     assert waited[0] >= 2000
     assert 0 < result.seconds < 1000
+
+
+class Clock:
+    """A millisecond goes by at each look at it, and what is slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+
+def test_what_is_done_at_a_report_is_no_training_time(
+    digits: Data, small: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(run, "time", clock)
+    told: list[Progress] = []
+
+    def report(where: Progress) -> None:
+        told.append(where)
+        clock.now += 100.0
+
+    result = fit(small, digits, TrainingConfig(epochs=2, batch_size=575), seed=0, device=CPU, progress=report)
+    assert len(told) == 4
+    assert clock.now > 400.0
+    assert 0.0 < result.seconds < 1.0
+    assert [where.seconds for where in told] == sorted({where.seconds for where in told})
+    assert told[-1].images_per_second > 1000.0

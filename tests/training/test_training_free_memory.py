@@ -52,3 +52,28 @@ def test_a_gpus_own_memory_counts_with_what_torch_holds_and_does_not_use(monkeyp
     )
     monkeypatch.setattr(torch, "cuda", fake)
     assert free_mib(torch.device("cuda", 0)) == 450.0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mib"),
+    [([None, None], 50.0), ([30.0, None], 30.0), ([80.0, 60.0], 50.0)],
+    ids=["unknown", "less", "more"],
+)
+def test_processes_that_share_a_run_choose_by_what_the_least_has(
+    theirs: list[float | None], mib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(found: list[float | None], own: float | None) -> None:
+        found[:] = [own, *theirs]
+
+    monkeypatch.setattr(free_memory, "free_mib", lambda device: 100.0)
+    monkeypatch.setattr(free_memory.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(free_memory.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(free_memory.distributed, "all_gather_object", gather)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # both take from one memory
+    assert free_memory.free_mib_of_all(CPU) == mib
+
+
+def test_a_process_alone_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free_memory, "free_mib", lambda device: 100.0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert free_memory.free_mib_of_all(CPU) == 100.0

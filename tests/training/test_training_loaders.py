@@ -212,7 +212,7 @@ def test_augmentation_larger_than_the_image_is_refused(digits: Data, recipe: dic
 
 def test_what_the_device_has_free_counts_and_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [0.2]
-    monkeypatch.setattr(data_module, "free_mib", lambda device: free[0])
+    monkeypatch.setattr(data_module, "free_mib_of_all", lambda device: free[0])
     data = open_data(DataConfig(workers=0))
     loader = data.training_loader(TrainingConfig(), 12, seed=0, device=CPU)
     assert loader.pipeline == "streaming"

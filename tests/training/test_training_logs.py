@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from vnas.errors import MissingExtraError, UsageError
+from vnas.profiler.screen import CLEAR
 from vnas.training import logs
 from vnas.training.logs import COLUMNS, Log, Row, has_tensorboard, read_log, scalars
 from vnas.training.recording import Recorder
 from vnas.training.result import Progress
-from vnas.training.terminal import CLEAR, Terminal
+from vnas.training.terminal import Terminal, duration
 from vnas.training.watching import Look, Watch
 
 
@@ -110,19 +111,17 @@ def test_events_without_tensorboard_name_the_pip_line(tmp_path: Path, monkeypatc
         Log(tmp_path / "log.csv", tmp_path / "events")
 
 
-def test_the_speed_in_the_log_is_that_of_training_alone(tmp_path: Path) -> None:
+def test_a_report_becomes_a_row_and_the_look_a_line(tmp_path: Path) -> None:
     class Looked(Watch):
         def __init__(self) -> None:
-            self.seconds = 0.0
+            pass
 
         def look(self) -> Look:
-            self.seconds += 3.0
             return Look(50.0, 25.0)
 
     watch, out = Looked(), io.StringIO()
     recorder = Recorder(tmp_path / "log.csv", None, watch, Terminal(out, io.StringIO()))
-    # Two epochs of one step; 100 images a second of training, and three seconds to look after the first.
-    for step, seconds, images in ((1, 1.0, 100), (2, 5.0, 200)):
+    for step, seconds, images in ((1, 1.0, 100), (2, 2.0, 200)):  # two epochs of one step
         recorder(
             Progress(
                 epoch=step - 1,
@@ -156,16 +155,16 @@ def test_the_progress_line_is_for_terminals_and_throttled() -> None:
     screen, out = Screen(), io.StringIO()
     terminal = Terminal(out, screen, clock=lambda: next(times))
     for _ in range(3):
-        terminal.progress(where, 1000.0)
+        terminal.progress(where)
     text = "epoch 1/2  step 3/10  loss 1.2500  lambda 0.50  lr 1.00e-03  1,000 images/s  14 s left"
     assert screen.getvalue() == f"{CLEAR}{text}\r" * 2
-    terminal.progress(replace(where, step=10), 1000.0)
+    terminal.progress(replace(where, step=10))
     assert "step 10/10" in screen.getvalue()
     terminal.say("a line")
     assert screen.getvalue().endswith(CLEAR)
     assert out.getvalue() == "a line\n"
     plain = io.StringIO()
-    Terminal(out, plain).progress(where, 1000.0)
+    Terminal(out, plain).progress(where)
     assert plain.getvalue() == ""
 
 
@@ -194,3 +193,10 @@ def test_tensorboard_reads_the_events_and_forgets_steps_that_are_taken_again(tmp
     losses = [(event.step, event.value) for event in reader.Scalars("training/loss")]
     assert losses == [(1, 1.0), (2, 0.5), (3, 9.0), (4, 0.25)]
     assert [(event.step, event.value) for event in reader.Scalars("validation/top1_fused")] == [(4, 25.0)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_durations_are_readable(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

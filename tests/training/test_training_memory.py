@@ -6,21 +6,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training_nets import TINY
 
 from vnas.config import TrainingConfig
 from vnas.errors import TrainingError
-from vnas.nets import Architecture, Stage, Stem, VanillaNet, build
+from vnas.nets import VanillaNet, build
 from vnas.training import Checkpoint, Data, Progress, TrainingResult, evaluate, fit, seeded
 from vnas.training.memory import Portions
+from vnas.training.precision import Precision
 
 CPU = torch.device("cpu")
-TINY = Architecture(
-    Stem(4, kernel=2, stride=2, padding=0, series=1),
-    (Stage(6, stride=2, series=1),),
-    in_chans=1,
-    image_size=8,
-    num_classes=10,
-)
 
 
 def recipe(**options: object) -> TrainingConfig:
@@ -60,6 +55,41 @@ def test_a_batch_that_does_not_fit_is_halved_for_the_rest_of_the_run(digits: Dat
     assert "a batch norm averages over a part" in result.notes[0]
     assert result.images_per_second == pytest.approx(5 * 275 / result.seconds)
     assert TrainingResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_norms_are_estimated_in_parts_that_fit(digits: Data) -> None:
+    """The net is in eval mode then, its norms are not; the evaluation afterwards finds out for itself what fits."""
+    net, seen = made(), []
+    small_memory(net, 100)
+
+    def look(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        if not module.training and module.get_submodule("stem.pair.bn1").training:
+            seen.append(len(args[0]))
+
+    net.register_forward_pre_hook(look)
+    fit(net, digits, recipe(), seed=0, device=CPU)
+    assert seen == [69, 69, 69, 68] * 5  # of each of the five batches in a pass
+
+
+def test_the_optimisers_step_may_lack_memory_too(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Precision, *_: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Precision, "step", step)
+    with pytest.raises(TrainingError, match="out of memory on cpu in the optimiser's step"):
+        fit(made(), digits, recipe(), seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("message", ["CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"])
+def test_libraries_that_lack_memory_say_so_in_words(message: str) -> None:
+    def work(parts: int) -> int:
+        if parts == 1:
+            raise RuntimeError(message)
+        return parts
+
+    assert Portions(CPU, least=2).attempt(8, "now", work) == 2
+    with pytest.raises(RuntimeError, match="another thing"):
+        Portions(CPU, least=2).attempt(8, "now", lambda parts: (_ for _ in ()).throw(RuntimeError("another thing")))
 
 
 def test_whole_batches_have_no_parts_and_no_notes(digits: Data) -> None:

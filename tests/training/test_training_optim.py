@@ -10,7 +10,7 @@ from torch import nn
 from vnas.config import TrainingConfig
 from vnas.nets import Architecture, Stage, Stem, build, merge
 from vnas.training.norms import reestimate_norms
-from vnas.training.optim import carry_state, learning_rate, make_loss, make_mixing, make_optimizer, set_learning_rate
+from vnas.training.optim import carry_state, learning_rate, make_loss, make_optimizer, set_learning_rate
 
 
 @settings(deadline=None, max_examples=100)
@@ -153,24 +153,6 @@ def test_losses_are_their_formulas(smoothing: float) -> None:
     for loss, expected in (("cross_entropy", crossed), ("bce", binary)):
         mixed = plain.model_copy(update={"loss": loss, "mixup": 0.2})
         torch.testing.assert_close(make_loss(mixed)(logits, soft), expected)
-
-
-@pytest.mark.parametrize("option", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}])
-def test_mixing_blends_images_and_labels_alike(option: dict[str, float]) -> None:
-    config = TrainingConfig.model_validate({"label_smoothing": 0.0, **option})
-    mixing = make_mixing(config, 2)
-    assert mixing is not None
-    for count in (6, 7):
-        labels = torch.tensor([0, 0, 0, 1, 1, 1, 1])[:count]
-        images = labels.float()[:, None, None, None].expand(-1, 1, 10, 10).clone()
-        mixed, soft = mixing(images, labels)
-        assert len(mixed) == len(soft) == 6
-        torch.testing.assert_close(mixed.mean((1, 2, 3)), soft[:, 1], atol=1e-5, rtol=0)
-        torch.testing.assert_close(soft.sum(1), torch.ones(6))
-
-
-def test_no_mixing_without_the_option() -> None:
-    assert make_mixing(TrainingConfig(), 10) is None
 
 
 def test_norm_statistics_are_the_means_over_the_batches() -> None:

@@ -6,26 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import training_nets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnas.config import Anneal, DataConfig, TrainingConfig
 from vnas.errors import ArchitectureError, ConfigError, ResumeError
-from vnas.nets import Architecture, Stage, Stem
 from vnas.training import Checkpoint, Data, Progress, Rung, RungResult, fit, open_data, slopes, train_rungs
 from vnas.training.rungs import Strategy, epochs_spent, overhead
 from vnas.training.schedule import Complete, Trunk
 from vnas.training.seeding import random_state
 
 CPU = torch.device("cpu")
-TINY = Architecture(
-    Stem(4, kernel=2, stride=2, padding=0, series=1),
-    (Stage(6, stride=2, series=1),),
-    in_chans=1,
-    image_size=8,
-    num_classes=10,
-    dropout=0.2,
-)
+TINY = replace(training_nets.TINY, dropout=0.2)
 # Five steps an epoch; everything that has a state of its own.
 FULL = TrainingConfig(
     batch_size=275,

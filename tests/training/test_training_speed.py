@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+import training_nets
 from torch import Tensor, distributed
 
 from vnas.config import TrainingConfig
 from vnas.errors import ConfigError
-from vnas.nets import Architecture, Stage, Stem, VanillaNet, build, merge
+from vnas.nets import Architecture, VanillaNet, build, merge
 from vnas.training import speed as speed_module
 from vnas.training import speed_measuring, speed_options
 from vnas.training.seeding import random_state
@@ -19,14 +20,7 @@ from vnas.training.speed_options import options_of
 from vnas.training.trial import Trial
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-TINY = Architecture(
-    Stem(4, kernel=2, stride=2, padding=0, series=1),
-    (Stage(6, stride=2, series=1),),
-    in_chans=1,
-    image_size=8,
-    num_classes=10,
-    dropout=0.1,
-)
+TINY = replace(training_nets.TINY, dropout=0.1)
 PLAIN, LAST = Speed(False, "off", False), Speed(True, "off", False)
 BF16, BOTH = Speed(False, "bf16", False), Speed(True, "bf16", False)
 ALL_AUTO = {"channels_last": "auto", "amp": "auto", "compile": "auto"}
@@ -216,15 +210,6 @@ def test_half_a_second_may_always_be_spent(pretend: Callable[..., Pretended]) ->
     assert chosen(recipe(channels_last="auto"), steps=1, images=7)[0] == PLAIN
 
 
-def test_where_the_length_is_not_known_two_seconds_may_be_spent(pretend: Callable[..., Pretended]) -> None:
-    pretend(100.0, 10.0)
-    assert chosen(recipe(channels_last="auto"), steps=None)[0] == LAST
-    pretend(120.0, 10.0)
-    speed, reason = chosen(recipe(channels_last="auto"), steps=None, images=7)
-    assert speed == PLAIN
-    assert "a step takes 120.0 ms, and how many there are is not known, too brief" in reason
-
-
 def test_a_net_is_measured_once_in_a_process(pretend: Callable[..., Pretended]) -> None:
     pretended = pretend(20.0, 10.0)
     config, net = recipe(channels_last="auto"), build(TINY)
@@ -303,13 +288,6 @@ def test_compiling_must_pay_for_itself(pretend: Callable[..., Pretended]) -> Non
         (610_000, True, True),
     ):
         assert chosen(recipe(**ALL_AUTO, merge=merges), steps=steps)[0].compile == expected, (steps, merges)
-
-
-def test_without_a_length_nothing_is_compiled(pretend: Callable[..., Pretended]) -> None:
-    pretended = pretend(20.0, 10.0, compiled=0.1)
-    speed, reason = chosen(recipe(channels_last=True, amp=False, compile="auto"), steps=None)
-    assert (speed, reason) == (LAST, "channels_last float32: not compiled, as the length of the run is not known")
-    assert pretended.made == []
 
 
 def test_only_compiling_can_be_open(pretend: Callable[..., Pretended]) -> None:

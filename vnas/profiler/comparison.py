@@ -187,6 +187,16 @@ def comparison_line(comparison: Comparison) -> str:
     return "  ".join(parts)
 
 
+def could_match(entry: Entry, wanted: Sequence[object]) -> bool:
+    """Whether an entry may be of the same thing as another that is not measured yet.
+
+    Args:
+        entry: as it was read.
+        wanted: net, form, image size, runtime, precision and input shapes of the other; None for what is not known.
+    """
+    return all(want is None or want == has for want, has in zip(wanted, _identity(entry), strict=True))
+
+
 def _identity(entry: Entry) -> tuple[object, ...]:
     m = entry.measurement
     return entry.net, entry.form, entry.image_size, m.runtime, m.precision, m.input_shapes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import vnas.profiler.runtimes as runtimes
 from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError, VnasError
 from vnas.profiler import figure
-from vnas.profiler.comparison import compare, comparison_line, pair
+from vnas.profiler.comparison import compare, comparison_line, could_match, pair
 from vnas.profiler.devices import resolve_device
 from vnas.profiler.environment import cpu_kind
 from vnas.profiler.layer_table import LayerBreakdown, breakdown_columns, breakdown_rows, check_line
@@ -105,13 +105,11 @@ class Session:
     def _check_common(self, old: Sequence[Entry]) -> None:
         """There is something to compare with, as far as can be told before nets that bring their inputs are built."""
         for target, cell in zip(self._of_cells, self._cells, strict=True):
-            shapes = ((cell.batch, target.in_chans, target.image_size, target.image_size),)
-            for entry in old:
-                m = entry.measurement
-                same_way = m.runtime == cell.runtime and cell.precision in (None, m.precision)
-                same_inputs = target.form == "callable" or m.input_shapes == shapes
-                if (entry.net, entry.form) == (target.name, target.form) and same_way and same_inputs:
-                    return
+            shape = (cell.batch, target.in_chans, target.image_size, target.image_size)
+            size, shapes = (None, None) if target.form == "callable" else (target.image_size, (shape,))
+            wanted = (target.name, target.form, size, cell.runtime, cell.precision, shapes)
+            if any(could_match(entry, wanted) for entry in old):
+                return
         raise UsageError(self._nothing_common())
 
     def _nothing_common(self) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class MedianInterval:
@@ -97,13 +99,12 @@ def dependence(samples: Sequence[float]) -> float:
         return 1.0
     batches = min(20, n // 5)
     size = n // batches
-    median = statistics.median(samples)
-    above = [sample > median for sample in samples[: batches * size]]
-    share = sum(above) / len(above)
+    values = np.asarray(samples, dtype=np.float64)
+    above = (values > np.median(values))[: batches * size].reshape(batches, size)
+    share = float(above.mean())
     if share in (0.0, 1.0):
         return 1.0
-    means = [sum(above[i : i + size]) / size for i in range(0, len(above), size)]
-    ratio = statistics.variance(means) / (share * (1.0 - share) / size)
+    ratio = float(above.mean(axis=1).var(ddof=1)) / (share * (1.0 - share) / size)
     return ratio if ratio > _chance_limit(batches - 1) else 1.0
 
 
@@ -129,15 +130,15 @@ def median_interval(samples: Sequence[float], level: float = 0.95, worth: float 
     Raises:
         ValueError: no samples, or a level outside (0, 1).
     """
-    ordered = sorted(samples)
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
     n = len(ordered)
     independent = n if worth <= 1.0 else max(int(n / worth), 1)
     rank = interval_rank(independent, level)
     at = rank if independent == n else max(int(rank / (independent + 1) * (n + 1)), 1)
     return MedianInterval(
-        median=statistics.median(ordered),
-        low=ordered[at - 1],
-        high=ordered[-at],
+        median=float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0),
+        low=float(ordered[at - 1]),
+        high=float(ordered[-at]),
         level=coverage(independent, rank),
     )
 

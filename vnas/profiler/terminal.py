@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from vnas.profiler.lines import aligned, columns, measurement_row
 from vnas.profiler.protocol import Progress
 from vnas.profiler.results import Entry
+from vnas.profiler.screen import Screen
 
 if TYPE_CHECKING:
     import torch
 
-CLEAR = "\r\x1b[K"
-"""Back to the start of the line, and what is on it away."""
 
-
-class Terminal:
-    """Lines on standard output, and on a terminal one line of progress on standard error that is written over.
-
-    Args:
-        out: takes the results.
-        err: takes progress, where it is a terminal, errors, and whom a measurement waits for.
-    """
-
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self._out = sys.stdout if out is None else out
-        self._err = sys.stderr if err is None else err
-        self._progressing = False
-
-    def say(self, *lines: str) -> None:
-        """Results."""
-        self._clear()
-        self._out.write("".join(f"{line}\n" for line in lines))
-        self._out.flush()
-
-    def complain(self, line: str) -> None:
-        """An error, or what keeps a measurement from going on."""
-        self._clear()
-        self._err.write(f"{line}\n")
-        self._err.flush()
+class Terminal(Screen):
+    """What the command shows while it measures."""
 
     def progress(self, processes: int) -> Callable[[int, Progress], None]:
         """For ``replicate``; where nobody watches, only waiting is told, in lines that stay."""
-        watched = self._err.isatty()
 
         def report(process: int, where: Progress) -> None:
             text = progress_text(process, processes, where)
-            if watched:
-                self._err.write(f"{CLEAR}{text}\r")
-                self._err.flush()
-                self._progressing = True
+            if self.watched:
+                self.overwrite(text)
             elif where.waiting is not None:
                 self.complain(text)
 
         return report
-
-    def _clear(self) -> None:
-        if self._progressing:
-            self._err.write(CLEAR)
-            self._err.flush()
-            self._progressing = False
 
 
 def progress_text(process: int, processes: int, where: Progress) -> str:

@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from vnas.report.numbers import count, measured, number_word, percent
+from vnas.training.terminal import duration
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
     from vnas.search.front import Retrained
     from vnas.search.store import Recovered
     from vnas.training import Data, Progress
-
-
-def duration(seconds: float) -> str:
-    """A time a person reads at a glance: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class _Console(Console):

@@ -174,7 +174,7 @@ def normalise(batch: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
 def cutout_centres(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """A pixel for each image, (2, B): its row and its column."""
     place = torch.rand(2, count, generator=generator, device=generator.device)
-    return (place * torch.tensor([[height], [width]], device=generator.device)).long()
+    return torch.stack((place[0] * height, place[1] * width)).long()
 
 
 def cut_out(batch: Tensor, centres: Tensor, side: int) -> Tensor:

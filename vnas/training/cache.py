@@ -8,11 +8,12 @@ beside its place and then moved there, so that what is there is whole, and is ch
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def cache_key(content: str, image_size: int) -> str:
         content: digest of the encoded images, in their order.
         image_size: S, in pixels.
     """
-    decoder = f"{_DECODING} pillow {pillow} jpeg {features.version('jpg')}"
+    decoder = f"{_DECODING} pillow {pillow} jpeg {features.version('jpg')} {features.version('libjpeg_turbo')}"
     return hashlib.sha256(f"{content}\n{image_size}\n{decoder}".encode()).hexdigest()[:32]
 
 
@@ -60,20 +61,37 @@ class Cache:
         folder: made when something is kept in it.
         limit_mib: most that all files in it may take, in MiB.
         say: told of a set that is kept and of sets that make room for it, in a line each.
-        warn: told of what went wrong.
+        warn: told of what went wrong, once.
     """
 
     folder: Path
     limit_mib: int
     say: Callable[[str], None]
     warn: Callable[[str], None]
+    # Shapes that are too large; None once the folder could not be written.
+    _refused: set[tuple[int, ...] | None] = field(default_factory=set, repr=False)
+
+    def takes(self, shape: tuple[int, int, int, int]) -> bool:
+        """Whether a set would be kept, as far as can be told before it is decoded.
+
+        Args:
+            shape: (N, S, S, C).
+        """
+        mib = math.prod(shape) / 2**20
+        if mib > self.limit_mib and shape not in self._refused:
+            self._refused.add(shape)
+            self.warn(
+                f"{_images(shape)} are not kept for the next run: {mib:,.0f} MiB is more than data.cache_limit_mib = "
+                f"{self.limit_mib}; type --set data.cache_limit_mib={int(mib) + 1} to keep them"
+            )
+        return not {shape, None} & self._refused
 
     def pixels(self, key: str, shape: tuple[int, int, int, int], decode: Callable[[], Pixels]) -> Pixels:
         """A set: mapped from its file, or decoded and kept.
 
         Args:
             key: see :func:`cache_key`.
-            shape: (N, S, S, C).
+            shape: (N, S, S, C), one that it takes.
             decode: gives the pixels.
 
         Returns:
@@ -107,14 +125,7 @@ class Cache:
         return pixels
 
     def _keep(self, path: Path, pixels: Pixels) -> None:
-        images = f"{len(pixels):,} decoded images of {pixels.shape[1]} px"
-        mib = pixels.nbytes / 2**20
-        if mib > self.limit_mib:
-            self.warn(
-                f"{images} are not kept for the next run: {mib:,.0f} MiB is more than data.cache_limit_mib = "
-                f"{self.limit_mib}; type --set data.cache_limit_mib={int(mib) + 1} to keep them"
-            )
-            return
+        images, mib = _images(pixels.shape), pixels.nbytes / 2**20
         part: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,6 +139,7 @@ class Cache:
             part.replace(path)
             self.say(f"{images} are kept for the next run: {mib:,.1f} MiB in {path} (--set data.cache=false: not)")
         except OSError as error:
+            self._refused.add(None)
             self.warn(
                 f"{images} could not be kept for the next run ({error}); name another folder with the variable "
                 "VNAS_CACHE_DIR, or type --set data.cache=false"
@@ -152,6 +164,10 @@ class Cache:
             self.say(
                 f"{removed} decoded set(s) not used for longest made room: data.cache_limit_mib = {self.limit_mib}"
             )
+
+
+def _images(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]:,} decoded images of {shape[1]} px"
 
 
 def _status(path: Path) -> tuple[float, int]:

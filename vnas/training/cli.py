@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"error: {error.strerror or error}{where}")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        _complain("interrupted before training began")
+        _complain("interrupted")
         return EXIT_INTERRUPTED
 
 

@@ -145,7 +145,7 @@ def _from_lambda_one(epochs: Floats, rows: Sequence[Row]) -> float:
 def _draw_loss(axes: Axes, epochs: Floats, rows: Sequence[Row]) -> None:
     losses = np.array([row.loss for row in rows])
     shown = thinned(len(rows))
-    axes.plot(epochs[shown], losses[shown], color=_FAINT, lw=0.8, label="each step")
+    axes.plot(epochs[shown], losses[shown], color=_FAINT, lw=0.8, label="at each look")
     mean = smoothed(losses, max(1, round(SMOOTHED_SHARE * len(rows))))
     axes.plot(epochs[shown], mean[shown], color=_LOSS, lw=1.6, label=f"mean over {SMOOTHED_SHARE:.0%} of the run")
     axes.set_ylabel("training loss")

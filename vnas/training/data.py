@@ -19,7 +19,7 @@ from vnas.errors import DataError
 from vnas.training.augment import BatchAugmentation, statistics
 from vnas.training.cache import Cache, cache_folder
 from vnas.training.decoding import decoded
-from vnas.training.free_memory import free_mib
+from vnas.training.free_memory import free_mib_of_all
 from vnas.training.loaders import (
     Loader,
     PipelineName,
@@ -154,7 +154,7 @@ class Data:
     ) -> tuple[PipelineName, str]:
         key = (split, image_size, device)
         if key not in self._free_mib:
-            self._free_mib[key] = free_mib(device)
+            self._free_mib[key] = free_mib_of_all(device)
         mib, limit = self._mib(split, image_size), self.config.resident_limit_mib
         return choose_pipeline(self.config.pipeline, mib, limit, training, self._free_mib[key])
 
@@ -162,7 +162,7 @@ class Data:
         key = (split, image_size, device)
         if key not in self._resident:
             samples, indices = self._sets[split]
-            images = decoded(samples, indices, image_size, self._cache).to(device)
+            images = decoded(samples, indices, image_size, self._cache, self.config.resident_limit_mib).to(device)
             labels = torch.from_numpy(samples.targets[indices]).to(device)
             self._resident[key] = images, labels
             self._forget_beyond_the_limit()

@@ -52,10 +52,13 @@ def upsample(batch: Tensor, image_size: int) -> Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def decoded(samples: Samples, indices: Indices, image_size: int, cache: Cache | None) -> Tensor:
+def decoded(
+    samples: Samples, indices: Indices, image_size: int, cache: Cache | None, whole_mib: float = math.inf
+) -> Tensor:
     """Some images of a set, resized.
 
-    With a cache, all images of the set are decoded, so that every way to cut it finds them there.
+    With a cache, all images of the set are decoded, so that every way to cut it finds them there; but not for a small
+    part of a set that is too large to be held in memory.
 
     Args:
         samples: the set.
@@ -63,6 +66,7 @@ def decoded(samples: Samples, indices: Indices, image_size: int, cache: Cache | 
         image_size: S.
         cache: where decoded sets are kept, or None. What is an array already, or could not be told from another set
             without decoding it, is not kept.
+        whole_mib: largest set that is decoded as a whole where less than half of it is wanted.
 
     Returns:
         uint8, (N, C, S, S), channels last.
@@ -74,14 +78,15 @@ def decoded(samples: Samples, indices: Indices, image_size: int, cache: Cache | 
         stacked = torch.from_numpy(samples.images[indices])  # (N, H, W) grey, (N, H, W, C) colour
         stacked = stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)  # (N, C, H, W)
         return upsample(stacked, image_size).contiguous(memory_format=torch.channels_last)
-    content = None if cache is None else samples.content()
+    shape = (len(samples.targets), image_size, image_size, CHANNELS[samples.mode])
+    whole = 2 * len(indices) >= shape[0] or math.prod(shape) <= whole_mib * 2**20
+    content = samples.content() if cache is not None and whole and cache.takes(shape) else None
     if cache is None or content is None:
         return _channels_first(_decode(samples, indices, image_size))
-    count, channels = len(samples.targets), CHANNELS[samples.mode]
     everything = cache.pixels(
         cache_key(content, image_size),
-        (count, image_size, image_size, channels),
-        lambda: _decode(samples, np.arange(count, dtype=np.int64), image_size),
+        shape,
+        lambda: _decode(samples, np.arange(shape[0], dtype=np.int64), image_size),
     )
     return _channels_first(everything[indices])
 

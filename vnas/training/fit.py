@@ -73,7 +73,7 @@ def fit(
     check_fit(arch, data)
     rank, processes = shard or (0, 1)
     with seeded(seed, device):
-        weights = None if isinstance(net, Architecture) else weights_digest(net)
+        weights = None if checkpoint is None or isinstance(net, Architecture) else weights_digest(net)
         if isinstance(net, Architecture):
             net = fresh(net, config)
         training = data.training_loader(config, arch.image_size, seed=seed, device=device, shard=shard)
@@ -165,10 +165,11 @@ def chosen_speed(
     if found is not None:
         return Speed(**found["speed"]), found["speed_reason"]
     arch = net.architecture
-    shape = batch_size, arch.in_chans, arch.image_size, arch.image_size
-    # Pixels of its own, as a batch taken from the loader would be missing from the run.
+    # Pixels of its own, as a batch taken from the loader would be missing from the run; one image, as often as need
+    # be, takes no memory where nothing is measured.
     random = torch.Generator(device).manual_seed(derived_seed(0, "speed"))
-    images = torch.randn(shape, generator=random, device=device)  # (B, C, S, S)
+    image = torch.randn((1, arch.in_chans, arch.image_size, arch.image_size), generator=random, device=device)
+    images = image.expand(batch_size, -1, -1, -1)  # (B, C, S, S)
     labels = torch.randint(arch.num_classes, (batch_size,), generator=random, device=device)  # (B,)
     return choose_speed(net, config, device, (images, labels), steps)
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 _MEMINFO = Path("/proc/meminfo")
 # What a container may use and uses: of control groups, version 2.
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_mib_of_all(device: torch.device) -> float | None:
+    """The same for each of several processes that share a run (torchrun): all of them must choose alike.
+
+    What the least has free counts for all; on the CPU it is shared among the processes of a machine. Every process of
+    the run must ask at the same time.
+    """
+    found = free_mib(device)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return found
+    if found is not None and device.type == "cpu":
+        found /= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    of_all: list[float | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(of_all, found)
+    known = [mib for mib in of_all if mib is not None]
+    return min(known, default=None)
 
 
 def free_mib(device: torch.device) -> float | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vnas.profiler.lock import device_lock, lock_key
 from vnas.training.loaders import Loader
+from vnas.training.memory import Portions
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,25 @@ class _Hits:
 def judge(net: nn.Module, loaders: Iterable[Loader], device: torch.device) -> Accuracy:
     """Accuracy of a net over one set or several, in eval mode and float32; the net's mode is put back.
 
+    Waits while the device is being measured, as training does before each epoch. A batch for which memory is too small
+    is cut into parts, which changes nothing.
+
     Args:
         net: on the device; (B, C, S, S) -> (B, K).
         loaders: of the sets, one after another.
         device: where.
     """
     hits = _Hits(device)
+    portions = Portions(device, least=1)
     with _judging(device, net):
         for loader in loaders:
             for images, labels in loader:
-                hits.add(net(images), labels)
+                hits.add(portions.attempt(len(images), "to evaluate", partial(_logits, net, images)), labels)
     return hits.accuracy()
+
+
+def _logits(net: nn.Module, images: Tensor, parts: int) -> Tensor:
+    return torch.cat([net(some) for some in images.tensor_split(parts)])  # (B, K)
 
 
 def compare_forms(training_form: nn.Module, fused: nn.Module, loader: Loader, device: torch.device) -> SideBySide:
@@ -97,9 +107,11 @@ def compare_forms(training_form: nn.Module, fused: nn.Module, loader: Loader, de
     one, other = _Hits(device), _Hits(device)
     differing = torch.zeros((), dtype=torch.long, device=device)
     apart = largest = torch.zeros((), device=device)
+    portions = Portions(device, least=1)
     with _judging(device, training_form, fused):
         for images, labels in loader:
-            trained, deployed = training_form(images), fused(images)  # (B, K)
+            trained = portions.attempt(len(images), "to evaluate", partial(_logits, training_form, images))  # (B, K)
+            deployed = portions.attempt(len(images), "to evaluate", partial(_logits, fused, images))
             one.add(trained, labels)
             other.add(deployed, labels)
             differing += (trained.argmax(1) != deployed.argmax(1)).sum()

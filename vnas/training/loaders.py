@@ -74,8 +74,7 @@ def choose_pipeline(
         mib: size of the decoded set.
         limit_mib: the largest set that ``auto`` keeps in memory.
         training: the recipe, or None for evaluation.
-        free_mib: free memory of the device, of which the set may take half; None where that is not known or the set
-            is there already.
+        free_mib: free memory of the device, of which the set may take half; None where that is not known.
 
     Raises:
         ConfigError: the pipeline does not have an augmentation that the recipe asks for.

@@ -81,7 +81,7 @@ def _line(row: Row) -> str:
 
 
 class Log:
-    """The table of a run, a row a step, and TensorBoard's events where they are wanted.
+    """The table of a run, a row a look at the loss, and TensorBoard's events where they are wanted.
 
     Args:
         path: the table.

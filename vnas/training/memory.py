@@ -8,8 +8,12 @@ from typing import TypeVar
 import torch
 
 from vnas.errors import TrainingError
+from vnas.profiler.runtimes.failures import memory_ran_out
 
 T = TypeVar("T")
+
+LEAST_IMAGES = 2
+"""In a part, in training: a batch norm has nothing to average over in a single image whose map is one pixel."""
 
 
 class Portions:
@@ -28,7 +32,7 @@ class Portions:
 
         Args:
             device: whose memory it is.
-            least: images that a part must have: 2 for a batch norm to average over in training, else 1; None forbids
+            least: images that a part must have: ``LEAST_IMAGES`` in training, else 1; None forbids
                 to cut a batch.
             notes: gets a line at each cut; a list of its own by default.
         """
@@ -52,7 +56,9 @@ class Portions:
         while True:
             try:
                 return work(self.count)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not memory_ran_out(error):
+                    raise
                 if self._least is None:
                     raise TrainingError(
                         f"out of memory on {self._device} with {images} images at a time; processes that share a batch "

@@ -59,13 +59,12 @@ class Mixing:
             Mixed images in the layout of the images, and targets (B, K), smoothed, that add up to 1.
         """
         blend = self.draw(images.shape[2], images.shape[3], generator)
-        others = images.flip(0)
         if blend.box is None:
-            mixed = others.lerp_(images, blend.share)
+            mixed = images.flip(0).lerp_(images, blend.share)
         else:
             top, bottom, left, right = blend.box
             mixed = images.clone()
-            mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+            mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].flip(0)
         off = self._smoothing / self._num_classes
         targets = torch.full((len(labels), self._num_classes), off, device=labels.device)
         targets.scatter_(1, labels[:, None], 1.0 - self._smoothing + off)

@@ -118,27 +118,3 @@ def make_loss(config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
     else:
         loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     return loss
-
-
-def make_mixing(config: TrainingConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Timm's mixup and cutmix over a batch, or None where the recipe has neither; numpy's global stream draws."""
-    if not (config.mixup or config.cutmix):
-        return None
-    from timm.data.mixup import Mixup
-
-    mix = Mixup(  # type: ignore[no-untyped-call]
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        switch_prob=config.mixup_switch,
-        label_smoothing=config.label_smoothing,
-        num_classes=num_classes,
-    )
-
-    def mixing(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        even = (
-            len(images) // 2 * 2
-        )  # each image is mixed with its mirror in the batch, so one of an odd number sits out
-        mixed: tuple[Tensor, Tensor] = mix(images[:even], labels[:even])
-        return mixed
-
-    return mixing

@@ -34,7 +34,7 @@ def write_outcome(
         plan: what was asked for.
         data: where the sets come from.
         result: what came of it, with its nets.
-        seconds_watching: part of the run's time that went into looks at the net on the way.
+        seconds_watching: time that went into looks at the net on the way, since this process began.
         device: where the nets are.
 
     Returns:

@@ -24,8 +24,10 @@ RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 
-_MAY_CHANGE = frozenset({"data.workers"})
-"""On resume: what does not change the result."""
+_MAY_CHANGE = frozenset(
+    f"data.{name}" for name in ("workers", "cache", "cache_limit_mib", "pipeline", "resident_limit_mib")
+)
+"""On resume: what does not change the result. The pipeline that the run was begun with is in its checkpoint."""
 
 
 @dataclass(frozen=True)

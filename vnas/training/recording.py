@@ -35,8 +35,6 @@ class Recorder:
     def __call__(self, where: Progress) -> None:
         """Record one report."""
         self.where = where
-        seconds = max(where.seconds - self._watch.seconds, 1e-9)  # before this look, which the report does not know of
-        images_per_second = where.images_per_second * where.seconds / seconds
         look = None
         if where.step % (where.steps // where.epochs) == 0 and due(where.epoch, where.epochs):
             look = self._watch.look()
@@ -49,12 +47,12 @@ class Recorder:
                 lr=where.lr,
                 slope_min=where.slope_min,
                 slope_max=where.slope_max,
-                images_per_second=images_per_second,
+                images_per_second=where.images_per_second,
                 val_top1_training_form=None if look is None else look.training_form,
                 val_top1_fused=None if look is None else look.fused,
             )
         )
-        self._terminal.progress(where, images_per_second)
+        self._terminal.progress(where)
 
     def finish(self, result: TrainingResult) -> None:
         """The run is over: its last row gets the accuracies that the finished net was judged with."""

@@ -19,7 +19,7 @@ class Progress:
         epochs: epochs of the run.
         step: steps done.
         steps: steps of the run.
-        loss: training loss of the last step done.
+        loss: mean training loss of the steps since the last report: the last step's on the CPU.
         lr: its learning rate.
         slope_min: smallest lambda of a pair at that step.
         slope_max: largest lambda of a pair at that step.

@@ -61,7 +61,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent on training so far."""
+        """Time spent on training so far: not on what others do at a look, nor on waiting for a measurement."""
         return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def advance(self, until: int) -> None:
@@ -101,7 +101,10 @@ class Run:
             finally:
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                self._spent, self._since = self.seconds, None
+                self._stop()
+
+    def _stop(self) -> None:
+        self._spent, self._since = self.seconds, None
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on and all that was seen, as tensors (not copies) and plain values."""
@@ -121,8 +124,8 @@ class Run:
 
         It has the net, the optimiser and the place in the data; its steps, its time and its average begin anew.
         """
-        state = copy.deepcopy(self.state())
-        state["learner"]["ema"] = None
+        state = self.state()
+        state = copy.deepcopy({**state, "learner": {**state["learner"], "ema": None}})
         fresh = {"step": 0, "images": 0, "seconds": 0.0, "losses": [], "curve": []}
         return Run(copy.deepcopy(self.learner.net), schedule, self._setting, {**state, **fresh})
 
@@ -153,18 +156,20 @@ class Run:
             self.images += len(labels)
             self.step += 1
             if len(waiting) == window or self.step == end:
-                self._losses.extend(_finite(waiting, self.step - len(waiting), len(self.loader)))
+                seen = list(_finite(waiting, self.step - len(waiting), len(self.loader)))
+                self._losses.extend(seen)
                 waiting.clear()
-                self._look(lr, lambdas)
+                self._look(math.fsum(seen) / len(seen), lr, lambdas)
 
-    def _look(self, lr: float, lambdas: tuple[float, ...]) -> None:
+    def _look(self, loss: float, lr: float, lambdas: tuple[float, ...]) -> None:
         setting, per_epoch, steps = self._setting, len(self.loader), self.schedule.steps
-        epoch, seconds, loss = (self.step - 1) // per_epoch, self.seconds, self._losses[-1]
+        epoch, seconds = (self.step - 1) // per_epoch, self.seconds
         lowest, highest = min(lambdas), max(lambdas)
         if self.step % per_epoch == 0 or self.step == steps:
             mean = math.fsum(self._losses) / len(self._losses)
             self.curve.append(EpochRecord(epoch, mean, lr, lowest, highest, seconds))
             self._losses.clear()
+        self._stop()
         if setting.progress is not None:
             setting.progress(
                 Progress(
@@ -182,6 +187,7 @@ class Run:
             )
         if setting.after_look is not None:
             setting.after_look()
+        self._since = time.perf_counter()
 
 
 def _finite(waiting: list[Tensor], first: int, per_epoch: int) -> Iterator[float]:

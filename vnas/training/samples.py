@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -109,6 +110,10 @@ class FileSamples:
 
     def content(self) -> str:
         """A hash of every byte of the files, or of the archive, and of the images' names; see :class:`Samples`."""
+        return self._content
+
+    @functools.cached_property
+    def _content(self) -> str:
         paths = [self._root] if self._is_tar else [Path(path) for path, _ in self._reader.samples]
         digest = hashlib.sha256()
         for path in paths:
@@ -160,11 +165,17 @@ class IndexedSamples:
 
     def content(self) -> str | None:
         """A hash of the pixels where the data set holds them as one array, as most of torchvision's do."""
+        return self._content
+
+    @functools.cached_property
+    def _content(self) -> str | None:
         pixels = getattr(self._images, "data", None)
         if not isinstance(pixels, np.ndarray | torch.Tensor):
             return None
         array = np.ascontiguousarray(pixels)
-        return hashlib.sha256(f"{self.mode} {array.shape} {array.dtype}\n".encode() + array.tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{self.mode} {array.shape} {array.dtype}\n".encode())
+        digest.update(array.data)
+        return digest.hexdigest()
 
 
 class ArraySamples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from vnas.training.terminal import Terminal, duration, table
 from vnas.training.watching import Watch
 
 CHECKPOINT_SECONDS = 60.0
-"""Between two checkpoints: what a killed run loses at most."""
+"""Between two checkpoints, at least; of streamed images, they come between two epochs only."""
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -56,7 +57,7 @@ def run(asked: argparse.Namespace) -> int:
     except UsageError as error:
         if rank.first:
             raise
-        return error.exit_code  # every process meets the same error, and the first one says so
+        return error.exit_code  # what was typed is wrong for every process, and the first one says so
 
 
 class Session:
@@ -84,11 +85,13 @@ class Session:
         self._device = resolve_device(asked.gpu if rank.alone else None, name)
         self._wrap = distributed.wrapper(rank, self._device, sync_norms=asked.sync_norms)
         self._out: Path = asked.out or Path("reports") / "training" / Path(asked.net).stem
+        # Every process must see it, or the others would wait for the first one, which has nothing to do.
+        self._finished = asked.resume and (self._out / RESULT).is_file()
         self._exists = rank.first and check_directory(self._out, resume=asked.resume)
 
     def run(self) -> int:
         """Train and write; returns the exit code."""
-        if self._exists and (self._out / RESULT).is_file():
+        if self._finished:
             self._terminal.say(f"the run in {self._out} is finished: see {self._out / RESULT}")
             return EXIT_DONE
         self._terminal.say(device_line(self._device, None))
@@ -108,10 +111,11 @@ class Session:
                 recorder.finish(result)
                 self._end(plan, data, result, watch)
         except KeyboardInterrupt:
-            recorder.close()
             if self._rank.first:
                 self._terminal.complain(self._interrupted(recorder.where))
             return EXIT_INTERRUPTED
+        finally:
+            recorder.close()
         return EXIT_DONE
 
     def _plan(self, data: Data) -> Plan:
@@ -164,7 +168,7 @@ class Session:
         sets = write_outcome(self._out, plan, data, result, watch.seconds, self._device)
         (self._out / CHECKPOINT).unlink(missing_ok=True)
         self._terminal.say(
-            f"trained {result.epochs} epochs in {duration(result.seconds)}, {duration(watch.seconds)} of that to judge "
+            f"trained {result.epochs} epochs in {duration(result.seconds)}, besides {duration(watch.seconds)} to judge "
             f"on the way; images: {result.pipeline} ({result.pipeline_reason})",
             *(f"note: {note}" for note in result.notes),
             "",
@@ -176,8 +180,10 @@ class Session:
     def _interrupted(self, where: Progress | None) -> str:
         at = "before the first step" if where is None else f"at step {where.step} of {where.steps}"
         command = resume_command(self._asked, self._out, self._rank.world)
-        if not (self._out / CHECKPOINT).is_file():
-            first = f"the first {CHECKPOINT} would have come after {CHECKPOINT_SECONDS:.0f} s"
+        try:
+            age = time.time() - (self._out / CHECKPOINT).stat().st_mtime
+        except FileNotFoundError:
+            first = f"there was no {CHECKPOINT} yet"
             return f"interrupted {at}; {self._out} keeps nothing to go on from: {first}. Start anew with\n  {command}"
-        kept = f"{self._out} keeps {CHECKPOINT}, at most {CHECKPOINT_SECONDS:.0f} s old, and {LOG}"
+        kept = f"{self._out} keeps {CHECKPOINT}, {duration(max(age, 0.0))} old, and {LOG}"
         return f"interrupted {at}; {kept}. Go on with\n  {command}"

@@ -19,14 +19,13 @@ from torch import Tensor, distributed
 from vnas.config import TrainingConfig
 from vnas.nets import VanillaNet
 from vnas.profiler.lock import device_lock, lock_key
+from vnas.profiler.runtimes.failures import memory_ran_out
+from vnas.training.memory import LEAST_IMAGES
 from vnas.training.seeding import seeded
 from vnas.training.speed_measuring import Measuring
 from vnas.training.speed_options import Options, Speed, options_of
 
 __all__ = ["Speed", "choose_speed"]
-
-# A batch norm in training has nothing to average over in a single image whose map is one pixel.
-_LEAST_IMAGES = 2
 
 
 def choose_speed(
@@ -34,7 +33,7 @@ def choose_speed(
     config: TrainingConfig,
     device: torch.device,
     batch: tuple[Tensor, Tensor],
-    steps: int | None = None,
+    steps: int,
 ) -> tuple[Speed, str]:
     """Layout, precision and compilation for a run, as the module's docstring says.
 
@@ -46,7 +45,7 @@ def choose_speed(
         config: gives ``channels_last``, ``amp`` and ``compile``, and what a step takes.
         device: where to train.
         batch: images (B, C, S, S) and labels (B,), on the device; what is in them does not matter.
-        steps: of the run; None where that is not known, and then nothing is compiled unless that is asked for.
+        steps: of the run, which measuring and compiling must pay off in.
 
     Returns:
         The choice, and the reason in words, with what was measured.
@@ -81,7 +80,7 @@ def _measured(
     config: TrainingConfig,
     device: torch.device,
     batch: tuple[Tensor, Tensor],
-    steps: int | None,
+    steps: int,
     options: Options,
 ) -> tuple[Speed, str]:
     images, labels = batch
@@ -89,10 +88,11 @@ def _measured(
         while True:
             try:
                 return Measuring(net, config, device, (images, labels), steps, options).choice()
-            except torch.OutOfMemoryError:
-                pass
+            except RuntimeError as error:
+                if not memory_ran_out(error):
+                    raise
             # Outside of the handler, whose traceback keeps the tensors of the failed attempt alive.
-            if len(images) // 2 < _LEAST_IMAGES:
+            if len(images) // 2 < LEAST_IMAGES:
                 return options.plain, f"{options.plain}: memory is too small to measure what is faster"
             images, labels = images[: len(images) // 2], labels[: len(labels) // 2]
             if device.type == "cuda":

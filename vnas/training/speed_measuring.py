@@ -33,9 +33,6 @@ SHARE = 0.05
 LEAST_SECONDS = 0.5
 """That measuring may take, however brief a run is."""
 
-UNKNOWN_SECONDS = 2.0
-"""That measuring may take where the length of a run is not known."""
-
 COMPILE_SECONDS = 40.0
 """What compiling a training step is taken to cost until it was measured in this process."""
 
@@ -78,7 +75,7 @@ class Measuring:
         config: TrainingConfig,
         device: torch.device,
         batch: tuple[Tensor, Tensor],
-        steps: int | None,
+        steps: int,
         options: Options,
     ) -> None:
         self._net, self._config, self._device, self._batch = net, config, device, batch
@@ -119,8 +116,6 @@ class Measuring:
     def _compiling(self, speed: Speed, step_seconds: float | None) -> tuple[bool, str]:
         if (lacking := why_not(self._device)) is not None:
             return False, f"not compiled, {lacking}"
-        if self._steps is None:
-            return False, "not compiled, as the length of the run is not known"
         if step_seconds is None:
             trial = self._trial(speed)
             trial(2)
@@ -157,13 +152,9 @@ class Measuring:
         return Trial(self._net, self._config, speed, self._device, *self._batch)
 
     def _allowance(self, step_seconds: float) -> float:
-        if self._steps is None:
-            return UNKNOWN_SECONDS
         return max(LEAST_SECONDS, SHARE * self._steps * step_seconds)
 
     def _length(self, step_seconds: float) -> str:
-        if self._steps is None:
-            return f"a step takes {1e3 * step_seconds:.1f} ms, and how many there are is not known"
         return f"the run takes about {self._steps * step_seconds:.1f} s"
 
     def _told(self, ran: Race[Speed]) -> str:

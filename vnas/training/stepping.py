@@ -11,19 +11,18 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from vnas.config import TrainingConfig
+from vnas.errors import TrainingError
 from vnas.nets import VanillaNet, merge
+from vnas.profiler.runtimes.failures import memory_ran_out
 from vnas.training.compiling import Compiled
 from vnas.training.loaders import TrainingLoader
-from vnas.training.memory import Portions
+from vnas.training.memory import LEAST_IMAGES, Portions
 from vnas.training.mixing import Mixing
 from vnas.training.optim import carry_state, make_loss, make_optimizer, set_learning_rate
 from vnas.training.precision import Precision
 from vnas.training.result import Progress
 from vnas.training.seeding import derived_seed
 from vnas.training.speed import Speed
-
-# A batch norm in training has nothing to average over in a single image whose map is one pixel.
-_LEAST_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,10 @@ class Learner:
         self._mixing = Mixing(config, setting.num_classes) if config.mixup or config.cutmix else None
         self._mixing_random = torch.Generator().manual_seed(derived_seed(setting.seed, "mixing"))
         self._precision = Precision(setting.speed, device)
+        self._lambdas: tuple[float, ...] = ()
         self.notes: list[str] = []
         self._forward = self._prepared(self.net)
-        self.portions = Portions(device, least=_LEAST_IMAGES if setting.divides else None, notes=self.notes)
+        self.portions = Portions(device, least=LEAST_IMAGES if setting.divides else None, notes=self.notes)
         if state is not None:
             self._go_on_from(state)
 
@@ -105,7 +105,9 @@ class Learner:
         """
         if self.merged_at is not None:
             return (1.0,)
-        self.net.set_slope(lambdas)
+        if lambdas != self._lambdas:  # one kernel a pair on a GPU
+            self.net.set_slope(lambdas)
+            self._lambdas = lambdas
         if self._setting.config.merge and min(lambdas) == 1.0 and not last:
             self._merge(step)
         return lambdas
@@ -135,7 +137,15 @@ class Learner:
             lambda parts: self._gradients(images, labels, parts),
             lambda: self._optimizer.zero_grad(set_to_none=True),
         )
-        self._precision.step(self.net, self._optimizer, self._setting.config.clip_grad)
+        try:
+            self._precision.step(self.net, self._optimizer, self._setting.config.clip_grad)
+        except RuntimeError as error:
+            if not memory_ran_out(error):
+                raise
+            raise TrainingError(
+                f"out of memory on {self._setting.device} in the optimiser's step, whatever the batch: the net is "
+                "too large for this device"
+            ) from error
         if self._ema is not None:
             self._ema.update(self.net, step=step + 1)
         return loss

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from vnas.training.judging import Accuracy, SideBySide
-from vnas.training.result import Progress
+from vnas.profiler.screen import Screen
 
-CLEAR = "\r\x1b[K"
-"""Back to the start of the line, and what is on it away."""
+if TYPE_CHECKING:
+    from vnas.training.judging import Accuracy, SideBySide
+    from vnas.training.result import Progress
 
 PAUSE_SECONDS = 0.1
 """Between two states of the progress line."""
 
 
-class Terminal:
+class Terminal(Screen):
     """Lines of one run.
 
     Args:
@@ -35,51 +34,31 @@ class Terminal:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._out = sys.stdout if out is None else out
-        self._err = sys.stderr if err is None else err
+        super().__init__(out, err)
         self._quiet = quiet
         self._clock = clock
-        self._watched = self._err.isatty() and not quiet
         self._last = float("-inf")
-        self._progressing = False
 
     def say(self, *lines: str) -> None:
         """Results."""
-        if self._quiet:
-            return
-        self._clear()
-        self._out.write("".join(f"{line}\n" for line in lines))
-        self._out.flush()
+        if not self._quiet:
+            super().say(*lines)
 
-    def complain(self, line: str) -> None:
-        """An error."""
-        self._clear()
-        self._err.write(f"{line}\n")
-        self._err.flush()
-
-    def progress(self, where: Progress, images_per_second: float) -> None:
+    def progress(self, where: Progress) -> None:
         """The progress line, some times a second at most, and only where somebody watches."""
         now = self._clock()
-        if not self._watched or (now - self._last < PAUSE_SECONDS and where.step < where.steps):
+        if self._quiet or not self.watched or (now - self._last < PAUSE_SECONDS and where.step < where.steps):
             return
         self._last = now
-        self._err.write(f"{CLEAR}{progress_text(where, images_per_second)}\r")
-        self._err.flush()
-        self._progressing = True
-
-    def _clear(self) -> None:
-        if self._progressing:
-            self._err.write(CLEAR)
-            self._err.flush()
-            self._progressing = False
+        self.overwrite(progress_text(where))
 
 
-def progress_text(where: Progress, images_per_second: float) -> str:
+def progress_text(where: Progress) -> str:
     """Epoch, step, loss, lambda, learning rate, speed, and the time left at the pace so far."""
     return (
         f"epoch {where.epoch + 1}/{where.epochs}  step {where.step}/{where.steps}  loss {where.loss:.4f}  "
-        f"lambda {between(where.slope_min, where.slope_max)}  lr {where.lr:.2e}  {images_per_second:,.0f} images/s  "
-        f"{duration(seconds_left(where))} left"
+        f"lambda {between(where.slope_min, where.slope_max)}  lr {where.lr:.2e}  "
+        f"{where.images_per_second:,.0f} images/s  {duration(seconds_left(where))} left"
     )
 
 

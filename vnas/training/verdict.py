@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vnas.nets import FusedVanillaNet, VanillaNet, fuse
 from vnas.profiler.lock import device_lock, lock_key
+from vnas.training.judging import compare_forms, judge
 from vnas.training.loaders import Loader
-from vnas.training.memory import Portions
 from vnas.training.norms import reestimate_norms
 from vnas.training.run import Run
 
@@ -42,32 +42,20 @@ def judged(run: Run, validation: Loader, device: torch.device) -> Verdict:
     Raises:
         FuseError: some lambda is not 1.
     """
-    net = run.learner.averaged()
+    net, parts = run.learner.averaged(), run.learner.portions.count
     with device_lock(lock_key(device), exclusive=False):
-        reestimate_norms(net, run.next_batches(min(_NORM_BATCHES, len(run.loader))), _NORM_BATCHES)
+        batches = run.next_batches(min(_NORM_BATCHES, len(run.loader)))
+        reestimate_norms(net, _cut(batches, parts), parts * _NORM_BATCHES)
     fused = fuse(net)
-    return Verdict(evaluate(fused, validation, device), evaluate(net, validation, device), fused, net)
+    found = compare_forms(net, fused, validation, device)
+    return Verdict(found.fused.top1, found.training_form.top1, fused, net)
+
+
+def _cut(batches: Iterable[tuple[Tensor, Tensor]], parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in batches:
+        yield from zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
 
 
 def evaluate(net: nn.Module, loader: Loader, device: torch.device) -> float:
-    """Top-1 accuracy in percent, in eval mode and float32; the net's mode is put back.
-
-    Waits while the device is being measured, as training does before each epoch. A batch for which memory is too small
-    is cut into parts, which changes nothing.
-    """
-    was_training = net.training
-    net.eval()
-    hits = torch.zeros((), dtype=torch.long, device=device)
-    count = 0
-    portions = Portions(device, least=1)
-    with device_lock(lock_key(device), exclusive=False), torch.inference_mode():
-        for images, labels in loader:
-            hits += portions.attempt(len(images), "to evaluate", partial(_hits, net, images, labels))
-            count += len(labels)
-    net.train(was_training)
-    return 100.0 * int(hits) / count
-
-
-def _hits(net: nn.Module, images: Tensor, labels: Tensor, parts: int) -> Tensor:
-    cut = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    return torch.stack([(net(some).argmax(1) == theirs).sum() for some, theirs in cut]).sum()
+    """Top-1 accuracy in percent; see :func:`vnas.training.judging.judge`."""
+    return judge(net, [loader], device).top1

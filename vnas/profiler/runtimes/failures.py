@@ -17,8 +17,11 @@ MEMORY_RAN_OUT = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not
 
 def memory_ran_out(error: BaseException) -> bool:
     """Whether memory was what an exception, or one that it was raised from, lacked; TensorRT only logs that."""
+    import torch
+
     return any(
-        isinstance(one, MemoryError) or any(words in str(one) for words in MEMORY_RAN_OUT) for one in causes(error)
+        isinstance(one, MemoryError | torch.OutOfMemoryError) or any(words in str(one) for words in MEMORY_RAN_OUT)
+        for one in causes(error)
     )
 
 
