@@ -152,6 +152,8 @@ def test_the_budget_has_other_seeds_than_usual_and_both_arms_the_same_net_and_la
         assert one.training.anneal == other.training.anneal
         assert (one.arm, other.arm) == ("recipe", "plain")
         assert one.training == study.training.model_copy(update={"anneal": one.training.anneal})
+        assert other.training == TrainingConfig(**short_budget.PLAIN, anneal=one.training.anneal)
+        assert other.training.optimizer != one.training.optimizer
     assert {one.seed for one in jobs} == {100, 101}
 
 

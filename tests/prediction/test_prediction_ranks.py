@@ -104,7 +104,7 @@ def test_an_advantage_is_paired() -> None:
 def test_an_advantage_that_is_not_there_is_found_as_seldom_as_it_says() -> None:
     # Two judges of equal skill: a 95 % interval must hold 0 in about 95 of 100 draws.
     random, held = np.random.default_rng(0), 0
-    for seed in range(100):
+    for seed in range(200):
         truth = random.standard_normal(24)
         one, other = (truth + random.standard_normal(24) for _ in range(2))
         found = tau_advantage(truth, one, other, seed=seed, resamples=200)
@@ -112,7 +112,8 @@ def test_an_advantage_that_is_not_there_is_found_as_seldom_as_it_says() -> None:
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 0.0 <= found.high
-    assert 86 <= held <= 100
+    # 190 are expected, with a standard deviation of 3; intervals by percentiles of so few are a little narrow.
+    assert 176 <= held <= 199
 
 
 def test_an_interval_holds_the_middle_95_percent_of_the_resamples() -> None:

@@ -57,7 +57,6 @@ def test_a_module_on_the_cpu() -> None:
     assert ENERGY_LEFT_OUT in result.notes
     assert result.processes == 1
     assert result.page_faults is not None
-    assert (result.quiet_us is None) == (torch.get_num_threads() == 1)
     assert {block.process for block in result.blocks} == {0}
     assert sum(block.count for block in result.blocks) == result.n + len(result.discarded_ms)
     assert result.interval_method == "one process"
@@ -239,6 +238,12 @@ def test_a_net_that_fails_in_the_middle_leaves_the_others_their_turns() -> None:
     assert log.calls.count("c") == 1
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_pace_is_that_of_threads_that_hand_over(threads: int) -> None:
+    result = quick(net(), torch.zeros(1, 3, 8, 8), threads=threads)
+    assert (result.quiet_us is not None) == (threads > 1)
+
+
 def test_a_net_alone_makes_no_untimed_calls_between_its_turns() -> None:
     log = Log()
     timer = ReplayTimer(itertools.cycle([15.625, 31.25]))
@@ -252,7 +257,8 @@ def test_a_net_alone_makes_no_untimed_calls_between_its_turns() -> None:
 def test_a_runtime_with_threads_of_its_own_is_measured_without_the_reference_operation() -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     pytest.importorskip("onnxscript", reason="needs onnxscript, for the export")
-    result = quick(net(), torch.zeros(1, 3, 8, 8), runtime="onnxruntime")
+    assert quick(net(), torch.zeros(1, 3, 8, 8), threads=2).quiet_us is not None
+    result = quick(net(), torch.zeros(1, 3, 8, 8), runtime="onnxruntime", threads=2)
     assert result.quiet_us is None
     assert {block.pace_us for block in result.blocks} == {None}
     assert set(result.environment.packages) == {"onnx", "onnxruntime", "onnxscript"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnas.profiler import measure, pace_record
@@ -98,6 +98,7 @@ def test_other_threads_other_cpus_and_another_start_have_records_of_their_own(
 
 
 @given(known=st.none() | st.floats(0.001, 100.0))
+@settings(deadline=None)
 def test_a_pace_that_is_known_does_not_become_one_that_was_seen(known: float | None) -> None:
     pace = HandoffPace(known)
     assert pace.seen_us is None

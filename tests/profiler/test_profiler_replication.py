@@ -292,9 +292,12 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(seen: Callable[[], bool]) -> None:
-    """For as long as it takes: a busy machine must not fail a test."""
-    while not seen():
+    """Long enough that no busy machine fails a test, and not for ever, so that a broken worker does."""
+    for _ in range(30_000):
+        if seen():
+            return
         time.sleep(0.01)
+    pytest.fail("nothing happened in 300 s")
 
 
 def test_an_interrupt_ends_the_worker_and_keeps_what_is_done(fake: Fake) -> None:

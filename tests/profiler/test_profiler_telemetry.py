@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
+from vnas.profiler import cpu_load
 from vnas.profiler.cpu_load import CpuLoad, busy_seconds, cpu_contention
 from vnas.profiler.notes import contention_notes, telemetry_notes, warmup_notes
 from vnas.profiler.phases import WarmUp, WarmUpRule
@@ -82,8 +87,17 @@ def test_load_that_cannot_be_told_is_unknown() -> None:
 
 def test_load_of_the_real_machine_needs_time_to_pass() -> None:
     assert CpuLoad(own=lambda: 0.0, clock=lambda: 0.0).other_cpus() is None
-    now = iter([0.0, 1e9])
-    assert CpuLoad(clock=lambda: next(now)).other_cpus() in (None, pytest.approx(0.0, abs=0.1))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/stat")
+def test_load_is_read_from_the_real_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two readings of the kernel's own file, a minute apart on this clock, in which others work for 30 s."""
+    text = Path("/proc/stat").read_text(encoding="ascii")
+    name, user, *rest = text.partition("\n")[0].split()
+    later = " ".join([name, str(int(user) + 30 * os.sysconf("SC_CLK_TCK")), *rest]) + "\n"
+    texts, now = iter([text, later]), iter([0.0, 60.0])
+    monkeypatch.setattr(cpu_load.Path, "read_text", lambda path, encoding: next(texts))
+    assert CpuLoad(own=lambda: 0.0, clock=lambda: next(now)).other_cpus() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("load", "expected"), [(None, "unknown"), (0.0, "no"), (0.09, "no"), (0.1, "yes")])

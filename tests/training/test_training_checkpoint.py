@@ -286,7 +286,7 @@ def test_another_run_is_refused_by_name(digits: Data, tmp_path: Path) -> None:
         r"seed was 3 and is 4": lambda: fit(
             TINY, digits, recipe(), seed=4, device=CPU, checkpoint=Checkpoint(path, 0.0)
         ),
-        r"training.lr was 0.002 and is 0.001\. Go on": lambda: train(digits, recipe(lr=1e-3), path),
+        rf"training.lr was {recipe().lr} and is 0.5\. Go on": lambda: train(digits, recipe(lr=0.5), path),
         r"training.anneal.end was 0.33\d* and is 0.5": lambda: train(digits, recipe(anneal={"end": 0.5}), path),
         r"architecture.dropout was 0.2 and is 0.1": lambda: train(digits, recipe(), path, replace(TINY, dropout=0.1)),
         r"architecture.stem.width was 4 and is 5": lambda: train(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from vnas.config import TrainingConfig
-from vnas.nets import Architecture, build, fuse
+from vnas.nets import Architecture, VanillaNet, build, fuse
 from vnas.training import Data, evaluate, fit
 from vnas.training.judging import Accuracy, compare_forms, judge
+from vnas.training.norms import reestimate_norms
 from vnas.training.result import Progress
 from vnas.training.watching import LOOKS, Watch, due
 
@@ -121,14 +122,29 @@ def test_watching_changes_nothing_of_the_run(digits: Data, small: Architecture) 
 
 def test_a_look_judges_both_forms_and_leaves_the_net_alone(digits: Data, small: Architecture) -> None:
     watch = Watch(digits, BRIEF, small.image_size, 0, CPU)
-    net = build(small)
+    net = fit(small, digits, BRIEF, seed=0, device=CPU).trained
+    assert net is not None
     net.set_slope(0.25)
+    net.train()
     before = copy.deepcopy(net.state_dict())
     assert watch.keep(net) is net
-    watch.look()
+    look = watch.look()
     assert net.training
     assert net.slopes == (0.25,) * net.num_pairs
     assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+
+    def prepared(slope: float) -> VanillaNet:
+        again = build(small)
+        again.load_state_dict(before)
+        again.set_slope(slope)
+        batches = digits.training_loader(BRIEF, small.image_size, seed=0, device=CPU)
+        reestimate_norms(again, batches, 8)
+        return again
+
+    validation = digits.loader("validation", small.image_size, device=CPU)
+    assert look.training_form == judge(prepared(0.25), [validation], CPU).top1
+    assert look.fused == judge(fuse(prepared(1.0)), [validation], CPU).top1
+    assert look.training_form != look.fused
 
 
 def test_a_look_takes_no_random_numbers_from_the_run(
@@ -150,4 +166,3 @@ def test_at_lambda_one_a_look_sees_one_function(digits: Data, small: Architectur
     watch.keep(net)
     look = watch.look()
     assert look.fused == pytest.approx(look.training_form, abs=0.5)
-    assert fuse(net).form == "fused"

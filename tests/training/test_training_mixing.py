@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import betainc
+from scipy.special import betainc, betaincinv
 
 from vnas.config import TrainingConfig
 from vnas.training.mixing import Mixing
@@ -61,17 +61,19 @@ def test_shares_follow_the_beta_distribution(alpha: float) -> None:
 
 
 def test_boxes_have_the_share_that_is_drawn_where_they_lie_in_the_image() -> None:
-    mix, random = mixing(cutmix=1.0), generator()
+    mix, random, again = mixing(cutmix=3.0), generator(), generator()
     blends = [mix.draw(1000, 500, random) for _ in range(300)]
     assert all(blend.box is not None for blend in blends)
     whole = []
     for blend in blends:
+        level = torch.rand(4, generator=again, dtype=torch.float64)[1].item()
         top, bottom, left, right = blend.box  # type: ignore[misc]
         assert 0 <= top <= bottom <= 1000
         assert 0 <= left <= right <= 500
         assert blend.share == pytest.approx(1 - (bottom - top) * (right - left) / 500_000)
         if top > 0 and left > 0 and bottom < 1000 and right < 500:
             whole.append((bottom - top) / (right - left))
+            assert blend.share == pytest.approx(betaincinv(3.0, 3.0, level), abs=0.01)  # whole pixels
     assert whole
     assert np.median(whole) == pytest.approx(2.0, rel=0.05)  # of the image's own aspect
 

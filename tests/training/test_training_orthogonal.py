@@ -151,16 +151,22 @@ def test_gradients_are_unscaled_for_both_kinds_and_infinite_ones_leave_out_the_s
 
 def test_a_step_leaves_the_gradients_and_takes_a_closure() -> None:
     net = toy()
-    optimizer = make_optimizer(net, ORTHOGONAL)
+    optimizer = make_optimizer(net, ORTHOGONAL.model_copy(update={"momentum": 0.9}))
     assert isinstance(optimizer, OrthogonalAdamW)
+    gradients: list[Tensor] = []
 
     def closure() -> float:
+        optimizer.zero_grad()
         loss = net(torch.ones(4, 3, 5, 5)).square().mean()
         loss.backward()
+        gradients[:] = [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
         return loss.item()
 
-    assert (optimizer.step(closure) or 0.0) > 0
-    assert all(parameter.grad is not None for parameter in net.parameters())
+    for _ in range(3):  # with momentum from the second on
+        assert (optimizer.step(closure) or 0.0) > 0
+        for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+            assert parameter.grad is not None
+            assert torch.equal(parameter.grad, gradient)
 
 
 @pytest.mark.parametrize("merge", [False, True])

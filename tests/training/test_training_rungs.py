@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 TINY = replace(training_nets.TINY, dropout=0.2)
 # Five steps an epoch; everything that has a state of its own.
 FULL = TrainingConfig(
+    lr=0.002,
     batch_size=275,
     crop_padding=1,
     random_erasing=0.3,

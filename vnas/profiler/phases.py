@@ -30,8 +30,8 @@ MAX_DISCARDED = 0.5
 LEAST_SHARE = 0.1
 """Of the samples that is taken to count from here to the next look at the interval, at least."""
 
-RUN_MS = 0.2
-"""Of short calls without a look at the clock in between."""
+RUN_MS = 1.0
+"""Of short calls between two looks at the clock, each of which takes as long as some of them."""
 
 LONG_CALL_MS = 100.0
 """From here on the few milliseconds of a look are no pause that an untimed call would have to make good."""
@@ -348,12 +348,7 @@ class Sampler:
         first = len(samples)
         opened = timer.now() - self._offset
         while True:
-            run_ms = 0.0
-            for _ in range(self._run_length()):
-                samples.append(_take(timer, self._call, self._phase))
-                run_ms += samples[-1]
-                if run_ms >= RUN_MS:
-                    break
+            self._run()
             self.seconds = timer.now() - self._offset
             count = len(samples) - first
             check_due = len(samples) >= self._next_check and self.seconds >= rule.min_seconds
@@ -380,14 +375,17 @@ class Sampler:
             self._make_good(look)
         return look
 
-    def _run_length(self) -> int:
-        """Samples until the next look at the clock, which would add microseconds to each of a short call."""
-        taken = len(self._samples)
-        if not taken or self._samples[-1] >= RUN_MS:
-            return 1
-        room = self._rule.max_samples - taken
-        due = self._next_check - taken
-        return max(1, min(int(RUN_MS / self._samples[-1]), room, due if due > 0 else room))
+    def _run(self) -> None:
+        """Calls one after the other, until it is time to look at the clock; as many as may be, or a check is due."""
+        timer, call, phase, samples = self._timer, self._call, self._phase, self._samples
+        room, due = self._rule.max_samples - len(samples), self._next_check - len(samples)
+        run_ms = 0.0
+        for _ in range(due if 0 < due < room else room):
+            elapsed = _take(timer, call, phase)
+            samples.append(elapsed)
+            run_ms += elapsed
+            if run_ms >= RUN_MS:
+                return
 
     def _check(self, at_limit: bool) -> None:
         rule = self._rule

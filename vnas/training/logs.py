@@ -56,7 +56,9 @@ def read_log(path: Path) -> tuple[Row, ...]:
     """
     if not path.is_file():
         return ()
-    lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+    # What follows the last line break is half a row, even where it looks like a whole one: 48.7 of 48.75.
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    lines = list(csv.reader(io.StringIO(whole)))
     if not lines or tuple(lines[0]) != COLUMNS:
         raise UsageError(f"{path} is not the log of a training run; its columns must be {','.join(COLUMNS)}")
     return tuple(row for cells in lines[1:] if (row := _row(cells)) is not None)
