@@ -79,6 +79,11 @@ def overhead(microseconds: int, threads: int) -> float:
     return 100.0 * (took_ms / (sum(result.samples_ms) + sum(result.discarded_ms)) - 1.0)
 
 
+def of(threads: int) -> str:
+    """In words."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 def rows() -> list[Row]:
     """Everything that is timed, in order."""
     small, large = (Architecture.named(name, image_size=224) for name in ("vanillanet_5", "vanillanet_13"))
@@ -94,7 +99,7 @@ def rows() -> list[Row]:
         Row("front of 10,000 points, all on it", "ms", 50.0, seconds(lambda: non_dominated(front), 25, 1e3)),
         *(
             Row(
-                f"measure() beyond its samples: calls of {microseconds / 1e3:g} ms, {threads} threads",
+                f"measure() beyond its samples: calls of {microseconds / 1e3:g} ms, {of(threads)}",
                 "%",
                 5.0,
                 [overhead(microseconds, threads) for _ in range(11)],
@@ -109,6 +114,7 @@ def main() -> None:
     """Print the table."""
     table = rows()
     environment = capture_environment(torch.device("cpu"))
+    print("# What vnas itself costs\n")
     print("| what | median | 95 % interval | runs | target | met |")
     print("|---|---|---|---|---|---|")
     for row in table:

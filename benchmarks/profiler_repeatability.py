@@ -264,10 +264,16 @@ def report(answers: list[Answer], device: str, options: argparse.Namespace, repe
             "",
             f"{machine(device)}, {datetime.datetime.now(datetime.UTC).date()}. {repeats} answers of each protocol, "
             f"{options.seconds:g} s of measuring a net each, batch 1, {IMAGE_SIZE} px. Command: "
-            f"`{' '.join(['python', 'benchmarks/profiler_repeatability.py', *sys.argv[1:]])}`",
+            f"`{' '.join(['python', 'benchmarks/profiler_repeatability.py', *without_files(sys.argv[1:])])}`",
             "",
         ]
     )
+
+
+def without_files(arguments: list[str]) -> list[str]:
+    """The command as another machine would type it: where files go is its own matter."""
+    before = ["", *arguments]
+    return [one for prior, one in zip(before, arguments, strict=False) if not {prior, one} & {"--out", "--answers"}]
 
 
 def summary(spreads: dict[tuple[str, str], float], pairs: dict[str, list[bool]], names: list[str]) -> list[str]:

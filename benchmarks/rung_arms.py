@@ -27,9 +27,9 @@ from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import TrainingError
 from vnas.evaluate import Candidate
 from vnas.training import Data, Progress, evaluate, fit, seeded
+from vnas.training.command.watching import Watch
 from vnas.training.fit import fresh
-from vnas.training.rungs import Rung, Strategy, train_rungs
-from vnas.training.watching import Watch
+from vnas.training.rungs.training import Rung, Strategy, train_rungs
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 TASKS = ("long", *STRATEGIES, "proxies")

@@ -108,7 +108,7 @@ def seconds_per_image(job: Job, data: Data) -> float:
     import torch
 
     from benchmarks.training_runs import CPU
-    from vnas.training.rungs import Rung, train_rungs
+    from vnas.training.rungs.training import Rung, train_rungs
 
     torch.set_num_threads(1)
     steps = max(2, TURN_IMAGES // job.training.batch_size)
@@ -154,7 +154,9 @@ def run(options: argparse.Namespace) -> list[str]:
     """Do the runs that are missing."""
     from benchmarks.training_runs import opened, perform_all, settings
     from vnas.config import load_study
+    from vnas.profiler.allocator import keep_freed_memory
 
+    keep_freed_memory()
     study = load_study("cifar10", [f"data.source={options.data}"])
     data = opened(study.data)
     wanted = jobs(study, data, options.images, options.seeds)

@@ -4,10 +4,10 @@
     python -m benchmarks.speed_choices --device cpu --nets 2 --compile
     python -m benchmarks.speed_choices --gpu 0 --compile --steps 50000 --out FILE
 
-It asks ``vnas.training.speed.choose_speed`` with everything at "auto", as a run on a GPU does where nothing else is
-asked for, and shows all that was measured: gains over the contiguous float32 net, medians of rounds in turns with their
-95 % interval, and what a run of so many steps would use. With ``--compile`` the fastest is compiled too, which takes
-most of a minute for each net, and the gain of that is over the same net uncompiled.
+It asks ``vnas.training.speed.choosing.choose_speed`` with everything at "auto", as a run on a GPU does where nothing
+else is asked for, and shows all that was measured: gains over the contiguous float32 net, medians of rounds in turns
+with their 95 % interval, and what a run of so many steps would use. With ``--compile`` the fastest is compiled too,
+which takes most of a minute for each net, and the gain of that is over the same net uncompiled.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def look(name: str, arch: Architecture, device: torch.device, batch: int, steps:
     from vnas.config import TrainingConfig
     from vnas.nets import build
     from vnas.training import seeded
-    from vnas.training.speed import choose_speed
-    from vnas.training.speed_measuring import COMPILED, RACES
+    from vnas.training.speed.choosing import choose_speed
+    from vnas.training.speed.measuring import COMPILED, RACES
 
     auto: Any = "auto"
     config = TrainingConfig(channels_last=auto, amp=auto, compile=auto if compiled else False)

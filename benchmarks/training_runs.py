@@ -1,7 +1,7 @@
 """Training runs of a benchmark, each a line of JSON once it is over, and the intervals of what they found.
 
-A run is a complete anneal from fresh weights on so many images, judged as the fused net on the test set. A benchmark
-that was killed goes on with the runs that are missing (see :mod:`benchmarks.rung_records`).
+A run is a complete anneal from fresh weights on so many images, judged as the fused net. A benchmark that was killed
+goes on with the runs that are missing (see :mod:`benchmarks.rung_records`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import TrainingError
 from vnas.nets import Architecture
 from vnas.training import Data, evaluate, open_data
-from vnas.training.rungs import Rung, train_rungs
+from vnas.training.rungs.training import Rung, train_rungs
 
 RESAMPLES = 10_000
 CPU = torch.device("cpu")
@@ -43,6 +43,7 @@ class Job:
         training: the recipe; its warm-up counts as a share of its epochs, which have no other meaning.
         images: to train on; more than there are of them means several passes.
         seed: of initialisation, order and augmentation.
+        split: that the fused net is judged on.
     """
 
     net: str
@@ -51,6 +52,7 @@ class Job:
     training: TrainingConfig
     images: int
     seed: int
+    split: Literal["validation", "test"] = "test"
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -85,11 +87,11 @@ def perform(job: Job, config: DataConfig) -> Outcome:
         top1, seconds = trained(job, data)
     except TrainingError as error:
         return Outcome(*job.key, (), str(error))
-    return Outcome(*job.key, (Score("test", 0, top1, job.images / data.counts["train"], seconds),))
+    return Outcome(*job.key, (Score(job.split, 0, top1, job.images / data.counts["train"], seconds),))
 
 
 def trained(job: Job, data: Data) -> tuple[float, float]:
-    """Accuracy on the test set in percent, and seconds of training."""
+    """Accuracy in percent, and seconds of training."""
     epochs = job.images / data.counts["train"]
     share = job.training.warmup_epochs / job.training.epochs
     training = job.training.model_copy(update={"warmup_epochs": share * epochs})
@@ -97,7 +99,7 @@ def trained(job: Job, data: Data) -> tuple[float, float]:
     results = train_rungs(job.architecture, data, training, [Rung(0.0, epochs)], seed=job.seed, device=CPU)
     result = next(results)
     assert result.fused is not None
-    return evaluate(result.fused, data.loader("test", size, device=CPU), CPU), result.seconds
+    return evaluate(result.fused, data.loader(job.split, size, device=CPU), CPU), result.seconds
 
 
 def perform_all(
@@ -176,7 +178,7 @@ def settings(jobs: Iterable[Job], data: Data) -> dict[str, Any]:
     import vnas
 
     arms = {
-        f"{job.net}, {job.arm}": [job.architecture.digest, job.training.model_dump(mode="json"), job.images]
+        f"{job.net}, {job.arm}": [job.architecture.digest, job.training.model_dump(mode="json"), job.images, job.split]
         for job in jobs
     }
     return {**arms, "data": data.fingerprint, "vnas": vnas.__version__}

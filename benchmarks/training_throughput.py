@@ -1,6 +1,6 @@
 """Images a second of a training run, end to end, beside the limit that its net sets and beside timm's loader.
 
-    python -m benchmarks.training_throughput --data path/to/cifar10        under 10 minutes on two cores
+    python -m benchmarks.training_throughput --data path/to/cifar10        about 15 minutes on two cores
     python -m benchmarks.training_throughput --data path/to/train.tar --rounds 2 --seconds 0.5 --out rough.md
 
 Every arm is a whole run of ``vnas.training.fit``, with the same net, recipe and steps; only what feeds it differs:
@@ -10,9 +10,10 @@ Every arm is a whole run of ``vnas.training.fit``, with the same net, recipe and
     timm, W   timm's create_loader, W worker processes, reading the images from where they lie
 
 The recipe's augmentation is the same in all: mirrored with probability one half, moved by up to 2 pixels, normalised.
-Each arm is a process of its own and trains one net after the other. On each net they take turns of some seconds, in
-another order in each round, and stand still in between: what else the machine does then hits all alike. The first
-step of a turn is not counted, nor are as many more as timm's workers may have made batches for meanwhile.
+Each arm is a process of its own, whose allocator keeps what is freed, and trains one net after the other. On each net
+they take turns of some seconds, in another order in each round, and stand still in between: what else the machine does
+then hits all alike. The first step of a turn is not counted, nor are as many more as timm's workers may have made
+batches for meanwhile.
 
 A share is taken within each round; what is stated is its median over the rounds with the 95 % order-statistic interval.
 """
@@ -158,8 +159,10 @@ class Arm:
         import torch
 
         from vnas.config import DataConfig
+        from vnas.profiler.allocator import keep_freed_memory
         from vnas.training import open_data
 
+        keep_freed_memory()
         streams = arm not in (LIMIT, OURS)
         workers = int(arm.rpartition(" ")[2]) if streams else 0
         self._uncounted = 1 + READY_PER_WORKER * workers

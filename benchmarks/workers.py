@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from vnas.profiler.allocator import keep_freed_memory
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,6 +26,7 @@ def performed(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> Ite
         processes: with 1, everything is done here, with torch's threads set to 1.
     """
     if processes == 1:
+        keep_freed_memory()
         torch.set_num_threads(1)
         yield from map(work, tasks)
         return
@@ -44,4 +47,5 @@ def performed(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> Ite
 def _ready() -> None:
     """Ctrl-C reaches every process of a terminal; the first one stops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     torch.set_num_threads(1)

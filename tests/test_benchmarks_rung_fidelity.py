@@ -23,8 +23,8 @@ from vnas.evaluate import Candidate
 from vnas.prediction import agreement, tau_advantage
 from vnas.search import space
 from vnas.training import Progress, evaluate, fit
-from vnas.training.rungs import Strategy, epochs_spent
-from vnas.training.watching import Look
+from vnas.training.command.watching import Look
+from vnas.training.rungs.training import Strategy, epochs_spent
 
 SEED = 3
 NETS = [f"net{number:02}" for number in range(20)]

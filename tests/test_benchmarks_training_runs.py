@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import short_budget, technique_table, training_runs
+from benchmarks import recipe_choices, short_budget, technique_table, training_runs
 from benchmarks.rung_records import Outcome, Score
 from benchmarks.training_command import follow, make_parser
 from benchmarks.training_runs import Interval, Job, over_nets, over_seeds, perform_all, settings, trained
@@ -194,6 +194,44 @@ def test_the_technique_table_holds_gains_over_none() -> None:
     assert "- Left out: single, n = 0, seed 2: diverged" in lines
 
 
+def test_every_choice_differs_from_the_recipe_in_what_it_is_called_after_and_is_judged_on_the_validation_set() -> None:
+    study = load_study("cifar10")
+    data = open_data(DIGITS)
+    jobs = recipe_choices.jobs(study, data, 1000, 2)
+    assert {one.split for one in jobs} == {"validation"}
+    assert len({one.key for one in jobs}) == len(jobs) == 2 * 4 * len(recipe_choices.changes(study))
+    widths = [max(stage.width for stage in one.architecture.stages) for one in jobs if one.arm == recipe_choices.RECIPE]
+    assert widths == 2 * sorted(widths[:4])
+    recipe = study.training.model_dump(exclude={"anneal"})
+    for one in jobs:
+        differing = {name for name, value in one.training.model_dump().items() if recipe.get(name, value) != value}
+        named = set(re.findall(r"(\w+) =", one.arm))
+        assert differing == (named or ({"lr", "adamw_lr"} if "rates" in one.arm else set()))
+    assert not set(recipe_choices.nets(study, data)) & set(short_budget.nets(study, data))
+
+
+def test_a_choice_is_compared_with_the_recipe_on_the_same_nets_and_seeds() -> None:
+    study = load_study("cifar10")
+    wanted = recipe_choices.jobs(study, open_data(DIGITS), 1000, 2)
+    names = list(dict.fromkeys(one.net for one in wanted))
+    changed = 'init = "default"'
+    outcomes = {}
+    for number, name in enumerate(names):
+        for seed in (0, 1):
+            for arm, top1, seconds in ((recipe_choices.RECIPE, 60.0, 4.0), (changed, 60.0 + number + seed, 3.0)):
+                one = outcome(name, arm, seed, top1 + 10.0 * seed, seconds)
+                outcomes[one.key] = one
+    key = names[3], changed, 1
+    outcomes[key] = Outcome(*key, (), "diverged")
+    lines = recipe_choices.report(wanted, outcomes, 500)
+    row = next(line for line in lines if line.startswith("| `init"))
+    assert row.endswith("| 0.75 | +0.5 | +1.5 | +2.5 | +3.0 |")
+    assert "| +1.9 [" in row
+    assert "| the recipe | 65.0 |  |  |  |  |  |  |" in lines
+    assert not any("merge" in line for line in lines)
+    assert f"- Left out: {names[3]}, {changed}, seed 1: diverged" in lines
+
+
 def test_the_command_writes_the_report_with_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = make_parser("First.\n\nRest.\n", tmp_path / "deep" / "table.md", 5)
     seen: list[argparse.Namespace] = []
@@ -217,7 +255,7 @@ def test_the_command_writes_the_report_with_its_command(tmp_path: Path, capsys: 
     assert follow(parser, ["--data", "there"], stopped, "benchmarks.some") == 130
 
 
-@pytest.mark.parametrize("name", ["short_budget", "technique_table"])
+@pytest.mark.parametrize("name", ["recipe_choices", "short_budget", "technique_table"])
 def test_help_imports_no_torch(name: str) -> None:
     code = f"import sys; from benchmarks.{name} import main\ntry: main(['--help'])\nfinally: assert 'torch' not in "
     code += "sys.modules"

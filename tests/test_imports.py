@@ -15,6 +15,11 @@ LAYERS = [
 ]  # fmt: skip
 NOTHING_BUT_ERRORS = {"profiler", "pareto", "nets"}
 
+# Of training, likewise; "" is what stands in training itself.
+ROOMS_OF_TRAINING = ["command", "rungs", "", "speed", "images"]
+TO_WHAT_ALL_STAND_ON = {"speed": {""}, "images": {""}}
+"""Both use the seeding, and speed the optimiser and the precision that a step has."""
+
 BY_NAME = {"profiler/targets.py": {"nets"}}
 """Imports at run time of what need not be there: the profiler measures this project's nets where it has them."""
 
@@ -25,8 +30,13 @@ def layer_of(module: str) -> str | None:
 
 
 def imported_layers(path: Path, package: Path = PACKAGE) -> set[str]:
-    """Layers of vnas that a source file imports anywhere, type-checking blocks, functions and names included."""
-    found = set()
+    """Layers of vnas that a source file imports."""
+    return {layer for name in imported_modules(path, package) if (layer := layer_of(name)) is not None}
+
+
+def imported_modules(path: Path, package: Path = PACKAGE) -> set[str]:
+    """What a source file imports anywhere, type-checking blocks, functions and names included."""
+    found: set[str] = set()
     here = ("vnas", *path.relative_to(package).with_suffix("").parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
@@ -39,7 +49,7 @@ def imported_layers(path: Path, package: Path = PACKAGE) -> set[str]:
             names = [f"{base}.{alias.name}" for alias in node.names] if base == "vnas" else [base]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
             names = [word.value for word in node.args[:1] if isinstance(word, ast.Constant)]
-        found |= {layer for name in names if (layer := layer_of(name)) is not None}
+        found |= set(names)
     return found
 
 
@@ -60,6 +70,25 @@ def test_imports_go_down(path: Path) -> None:
     by_name = BY_NAME.get(path.relative_to(PACKAGE).as_posix(), set())
     upward = {found for found in imported_layers(path) if found in LAYERS} - allowed(layer) - by_name
     assert not upward, f"{path.name} of {layer} imports {sorted(upward)}"
+
+
+def room_of(module: str) -> str | None:
+    """Of vnas.training: its package, or "" for what stands in training itself; None for the rest of the house."""
+    parts = module.split(".")
+    if parts[:2] != ["vnas", "training"] or len(parts) < 3:
+        return None
+    return parts[2] if parts[2] in ROOMS_OF_TRAINING else ""
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "training").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_within_training_go_down(path: Path) -> None:
+    room = room_of(".".join(("vnas", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    assert room is not None
+    if path.name in ("__init__.py", "__main__.py") and not room:
+        return  # the door
+    seen = {found for name in imported_modules(path) if (found := room_of(name)) is not None}
+    above = seen - set(ROOMS_OF_TRAINING[ROOMS_OF_TRAINING.index(room) :]) - TO_WHAT_ALL_STAND_ON.get(room, set())
+    assert not above, f"{path.name} of {room or 'training itself'} imports {sorted(above)}"
 
 
 def test_an_upward_import_is_seen(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "search": ("vnas.search.cli", "find the Pareto front of a search space on a device"),
-    "train": ("vnas.training.cli", "train one net, briefly or in full"),
+    "train": ("vnas.training.command.cli", "train one net, briefly or in full"),
     "profile": ("vnas.profiler.cli", "measure the latency of any net"),
     "report": ("vnas.report.cli", "render the report of a run again"),
 }

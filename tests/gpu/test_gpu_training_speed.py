@@ -18,10 +18,10 @@ from vnas.config import TrainingConfig
 from vnas.nets import Architecture, Stage, Stem, VanillaNet, build, merge
 from vnas.profiler.runtimes.precision import tf32
 from vnas.training import Checkpoint, Data, Progress, fit, open_data, seeded
-from vnas.training.compiling import Compiled, why_not
 from vnas.training.precision import Precision
-from vnas.training.speed import Speed, choose_speed
-from vnas.training.speed_measuring import COMPILED, RACES
+from vnas.training.speed.choosing import Speed, choose_speed
+from vnas.training.speed.compiling import Compiled, why_not
+from vnas.training.speed.measuring import COMPILED, RACES
 
 pytestmark = [
     pytest.mark.gpu,

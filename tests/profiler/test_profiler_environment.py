@@ -168,8 +168,8 @@ def test_a_broken_repository_has_no_revision(tmp_path: Path) -> None:
         ({}, None),
         ({"PATH": "/bin", "LD_PRELOAD": "", "MALLOC_CONF": ""}, None),
         (
-            {"MALLOC_TRIM_THRESHOLD_": "2147483648", "MALLOC_MMAP_THRESHOLD_": "1073741824"},
-            "MALLOC_MMAP_THRESHOLD_=1073741824;MALLOC_TRIM_THRESHOLD_=2147483648",
+            {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "1073741824"},
+            "MALLOC_MMAP_THRESHOLD_=1073741824;MALLOC_TRIM_THRESHOLD_=2147483647",
         ),
         ({"LD_PRELOAD": "/opt/lib/libjemalloc.so.2:/opt/x/libother.so"}, "LD_PRELOAD=libjemalloc.so.2:libother.so"),
         ({"LD_PRELOAD": " /opt/a.so  /opt/b.so "}, "LD_PRELOAD=a.so:b.so"),

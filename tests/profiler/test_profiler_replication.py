@@ -23,7 +23,7 @@ from vnas.profiler.measurement import Measurement
 from vnas.profiler.plan import Cell, Plan, Rules
 from vnas.profiler.protocol import Progress
 from vnas.profiler.replication import APART_NOTE, MEMORY_NOTE, Standing, replicate
-from vnas.profiler.spawn import allocator_variables, how_it_ended, worker_environment
+from vnas.profiler.spawn import how_it_ended, worker_environment
 from vnas.profiler.wire import Outcome, outcome_line, parse, progress_line
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -367,14 +367,7 @@ def test_a_device_that_is_not_there_is_that_error_for_every_net() -> None:
     assert [type(outcome) for outcome in outcomes] == [DeviceError, DeviceError]
 
 
-def test_the_allocator_keeps_its_memory_unless_the_user_chose() -> None:
-    assert allocator_variables("glibc 2.36") == {
-        "MALLOC_MMAP_THRESHOLD_": "1073741824",
-        "MALLOC_TRIM_THRESHOLD_": "2147483648",
-    }
-    assert allocator_variables("glibc 2.31")["MALLOC_MMAP_THRESHOLD_"] == "33554432"
-    assert allocator_variables("glibc 3.0")["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
-    assert allocator_variables(None) == allocator_variables("musl 1.2") == allocator_variables("glibc odd") == {}
+def test_the_allocator_of_a_worker_keeps_its_memory_unless_the_user_chose() -> None:
     own = {"MALLOC_TRIM_THRESHOLD_": "1", "A": "own", "PYTHONPATH": "/elsewhere"}
     made = worker_environment(own, ["", "/x", "/x"], "glibc 2.36")
     assert (made["MALLOC_TRIM_THRESHOLD_"], made["MALLOC_MMAP_THRESHOLD_"]) == ("1", "1073741824")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnas.training.augment import (
+from vnas.training.images.augment import (
     BatchAugmentation,
     cut_out,
     cutout_centres,

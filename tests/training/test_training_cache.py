@@ -12,10 +12,10 @@ from PIL import Image
 
 from vnas.config import DataConfig, TrainingConfig
 from vnas.training import Data, open_data
-from vnas.training import cache as cache_module
-from vnas.training import samples as samples_module
-from vnas.training.cache import Cache, Pixels, cache_folder, cache_key
-from vnas.training.samples import FileSamples, IndexedSamples
+from vnas.training.images import cache as cache_module
+from vnas.training.images import samples as samples_module
+from vnas.training.images.cache import Cache, Pixels, cache_folder, cache_key
+from vnas.training.images.samples import FileSamples, IndexedSamples
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")

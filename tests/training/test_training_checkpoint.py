@@ -21,7 +21,7 @@ from vnas.errors import CheckpointError, ResumeError
 from vnas.nets import Architecture, build
 from vnas.training import Checkpoint, Data, Progress, TrainingResult, checkpointing, fit, open_data, seeded
 from vnas.training.seeding import Streams, derived_seed, random_state, set_random_state
-from vnas.training.speed import Speed
+from vnas.training.speed.choosing import Speed
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")

@@ -18,13 +18,14 @@ import torch
 import vnas.training
 from vnas import __main__ as commands
 from vnas.nets import Architecture, Stage, Stem, build, load_checkpoint
-from vnas.training import Progress, distributed, evaluate, fit, open_data
-from vnas.training.cli import main
-from vnas.training.logs import read_log
-from vnas.training.plan import Plan, check_same, find_architecture, size_note, to_toml
-from vnas.training.recipes import load_recipe
-from vnas.training.recording import Recorder
-from vnas.training.watching import Watch
+from vnas.training import Progress, evaluate, fit, open_data
+from vnas.training.command import distributed
+from vnas.training.command.cli import main
+from vnas.training.command.logs import read_log
+from vnas.training.command.plan import Plan, check_same, find_architecture, size_note, to_toml
+from vnas.training.command.recipes import load_recipe
+from vnas.training.command.recording import Recorder
+from vnas.training.command.watching import Watch
 
 Train = Callable[..., int]
 CPU = torch.device("cpu")
@@ -162,7 +163,7 @@ def test_an_interrupted_run_goes_on_to_the_same_net(
 
     with monkeypatch.context() as patched:
         patched.setattr(Watch, "look", interrupted)
-        patched.setattr("vnas.training.session.CHECKPOINT_SECONDS", 0.0)
+        patched.setattr("vnas.training.command.session.CHECKPOINT_SECONDS", 0.0)
         assert train() == 130
     said = capsys.readouterr().err
     assert "interrupted at step 4 of 12" in said
@@ -278,7 +279,7 @@ def test_a_flag_that_cannot_be_read_is_a_usage_error(typed: list[str]) -> None:
 def test_events_without_tensorboard_are_refused_before_anything_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vnas.training.logs.has_tensorboard", lambda: False)
+    monkeypatch.setattr("vnas.training.command.logs.has_tensorboard", lambda: False)
     assert main(["vanillanet_6", "--data", "nowhere", "--tensorboard"]) == 2
     assert 'pip install "vnas[tensorboard]"' in capsys.readouterr().err
 
@@ -313,7 +314,10 @@ def test_a_pth_is_judged_on_a_folder_named_val_as_a_whole(
     assert "training form at lambda 0, " in out
     assert "9 images of 16 px, all" in out
     assert main([*typed, "--data", "digits"]) == 2
-    assert "two.pth has 2 classes, but 'digits' has 10" in capsys.readouterr().err
+    assert (
+        "two.pth: the net has num_classes = 2, but 'digits' needs num_classes = 10; give other --data"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_preset_takes_classes_and_channels_from_the_data_and_dropout_from_the_recipe(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from training_nets import TINY
 from vnas.config import TrainingConfig
 from vnas.nets import VanillaNet, build
 from vnas.profiler.runtimes import catalogue
-from vnas.training import Data, Progress, compiling, fit, seeded
-from vnas.training.compiling import Compiled, why_not
+from vnas.training import Data, Progress, fit, seeded
+from vnas.training.speed import compiling
+from vnas.training.speed.compiling import Compiled, why_not
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's compiler about itself

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from vnas.errors import UsageError
 from vnas.profiler.figure import STYLE
-from vnas.training.curve import Caption, draw, figure_of, smoothed, thinned
-from vnas.training.logs import Row
+from vnas.training.command.curve import Caption, draw, figure_of, smoothed, thinned
+from vnas.training.command.logs import Row
 
 CAPTION = Caption("a_net on some_data", "Recipe r$1$, seed 0.")
 

@@ -2,8 +2,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vnas.training.decoding import decoded, resize, upsample
-from vnas.training.samples import ArraySamples
+from vnas.training.images.decoding import decoded, resize, upsample
+from vnas.training.images.samples import ArraySamples
 
 LABELS = np.zeros(3, dtype=np.int64)
 

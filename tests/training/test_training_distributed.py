@@ -11,7 +11,7 @@ import torch
 
 from vnas.errors import UsageError
 from vnas.nets import Architecture, Stage, Stem, build, fuse, merge
-from vnas.training.distributed import (
+from vnas.training.command.distributed import (
     Rank,
     device_name,
     in_environment,
@@ -142,8 +142,8 @@ WORKER = (
     SHARED
     + """
 import os
-from vnas.training.cli import main
-from vnas.training.distributed import in_environment, joined, wrapper
+from vnas.training.command.cli import main
+from vnas.training.command.distributed import in_environment, joined, wrapper
 
 rank = in_environment()
 with joined(rank, CPU):

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vnas.training import free_memory
-from vnas.training.free_memory import free_mib
+from vnas.training.images import free_memory
+from vnas.training.images.free_memory import free_mib
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from vnas.config import TrainingConfig
 from vnas.nets import Architecture, VanillaNet, build, fuse
 from vnas.training import Data, evaluate, fit
+from vnas.training.command.watching import LOOKS, Watch, due
 from vnas.training.judging import Accuracy, compare_forms, judge
 from vnas.training.norms import reestimate_norms
 from vnas.training.result import Progress
-from vnas.training.watching import LOOKS, Watch, due
 
 CPU = torch.device("cpu")
 BRIEF = TrainingConfig(epochs=3, batch_size=256, flip=False, warmup_epochs=0.5)
@@ -151,7 +151,7 @@ def test_a_look_takes_no_random_numbers_from_the_run(
     digits: Data, small: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a loader with worker processes does.
-    monkeypatch.setattr("vnas.training.watching.judge", lambda *args: Accuracy(float(torch.rand(())), None, 1))
+    monkeypatch.setattr("vnas.training.command.watching.judge", lambda *args: Accuracy(float(torch.rand(())), None, 1))
     watch = Watch(digits, BRIEF, small.image_size, 0, CPU)
     watch.keep(build(small))
     before = torch.get_rng_state()

@@ -8,10 +8,10 @@ import torch
 from vnas.config import DataConfig, TrainingConfig
 from vnas.errors import ConfigError, DataError, ResumeError
 from vnas.training import Data, open_data, seeded
-from vnas.training import data as data_module
-from vnas.training.augment import statistics
-from vnas.training.loaders import Loader, TrainingLoader, choose_pipeline
-from vnas.training.samples import FileSamples
+from vnas.training.images import data as data_module
+from vnas.training.images.augment import statistics
+from vnas.training.images.loaders import Loader, TrainingLoader, choose_pipeline
+from vnas.training.images.samples import FileSamples
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")

@@ -6,12 +6,12 @@ import pytest
 
 from vnas.errors import MissingExtraError, UsageError
 from vnas.profiler.screen import CLEAR
-from vnas.training import logs
-from vnas.training.logs import COLUMNS, Log, Row, has_tensorboard, read_log, scalars
-from vnas.training.recording import Recorder
+from vnas.training.command import logs
+from vnas.training.command.logs import COLUMNS, Log, Row, has_tensorboard, read_log, scalars
+from vnas.training.command.recording import Recorder
+from vnas.training.command.terminal import Terminal, duration
+from vnas.training.command.watching import Look, Watch
 from vnas.training.result import Progress
-from vnas.training.terminal import Terminal, duration
-from vnas.training.watching import Look, Watch
 
 
 def row(step: int, **more: float) -> Row:

@@ -6,7 +6,7 @@ import torch
 from scipy.special import betainc, betaincinv
 
 from vnas.config import TrainingConfig
-from vnas.training.mixing import Mixing
+from vnas.training.images.mixing import Mixing
 
 
 def mixing(**options: float) -> Mixing:

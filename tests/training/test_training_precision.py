@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vnas.nets import Architecture, Stage, Stem, VanillaNet, build
 from vnas.training import seeded
 from vnas.training.precision import Precision
-from vnas.training.speed_options import Speed
+from vnas.training.speed.options import Speed
 
 Amp = Literal["off", "bf16", "fp16"]
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from vnas.training.race import LEAST_ROUNDS, ROUNDS, Race, Steps, race
+from vnas.training.speed.race import LEAST_ROUNDS, ROUNDS, Race, Steps, race
 
 
 class Track:

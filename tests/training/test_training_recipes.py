@@ -6,7 +6,7 @@ import tomli_w
 
 from vnas.config import PAPER_ANNEAL, load_study
 from vnas.errors import ConfigError
-from vnas.training.recipes import data_table, load_recipe, recipe_files
+from vnas.training.command.recipes import data_table, load_recipe, recipe_files
 
 # The official training commands: learning rate, weight decay, mixup, layer decay of each published net.
 PUBLISHED = {
@@ -88,7 +88,7 @@ def test_a_file_may_hold_values_for_some_nets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("papre", None, "no recipe 'papre': it is neither a file nor one of brief, paper, cifar10, .*mean 'paper'"),
+        ("papre", None, "no recipe 'papre': it is neither a file nor one of brief, cifar10, .*, paper.*mean 'paper'"),
         ("mine.toml", "[training\n", "is not valid TOML"),
         ("mine.toml", "[training]\nepoch = 2\n", "training.epoch is not a known key. Did you mean 'epochs'"),
         ("mine.toml", "training = 3\n", "training is 3; it must be a table"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vnas.config import Anneal, DataConfig, TrainingConfig
 from vnas.errors import ArchitectureError, ConfigError, ResumeError
 from vnas.training import Checkpoint, Data, Progress, Rung, RungResult, fit, open_data, slopes, train_rungs
-from vnas.training.rungs import Strategy, epochs_spent, overhead
+from vnas.training.rungs.training import Strategy, epochs_spent, overhead
 from vnas.training.schedule import Complete, Trunk
 from vnas.training.seeding import random_state
 

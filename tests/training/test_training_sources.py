@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 from vnas.config import DataConfig
 from vnas.errors import DataError, MissingExtraError
 from vnas.training import Data, open_data
-from vnas.training import hub as hub_module
+from vnas.training.images import hub as hub_module
 
 Make = Callable[[str, Mapping[str, int]], Path]
 CPU = torch.device("cpu")

@@ -12,12 +12,13 @@ from torch import Tensor, distributed
 from vnas.config import TrainingConfig
 from vnas.errors import ConfigError
 from vnas.nets import Architecture, VanillaNet, build, merge
-from vnas.training import speed as speed_module
-from vnas.training import speed_measuring, speed_options
 from vnas.training.seeding import random_state
-from vnas.training.speed import Speed, choose_speed
-from vnas.training.speed_options import options_of
-from vnas.training.trial import Trial
+from vnas.training.speed import choosing as speed_module
+from vnas.training.speed import measuring as speed_measuring
+from vnas.training.speed import options as speed_options
+from vnas.training.speed.choosing import Speed, choose_speed
+from vnas.training.speed.options import options_of
+from vnas.training.speed.trial import Trial
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 TINY = replace(training_nets.TINY, dropout=0.1)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnas.errors import DataError
-from vnas.training.splits import stratified_cut
+from vnas.training.images.splits import stratified_cut
 
 
 @settings(deadline=None, max_examples=100)

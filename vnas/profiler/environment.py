@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vnas
+from vnas.profiler.allocator import applied_settings
 from vnas.profiler.records import LATER, to_plain
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def capture_environment(
         vnas=vnas.__version__,
         revision=git_revision(Path(vnas.__file__).parents[1]),
         interop_threads=torch.get_num_interop_threads(),
-        malloc=malloc_settings(os.environ),
+        malloc=malloc_settings({**applied_settings(), **os.environ}),
         packages=versions(packages),
     )
 

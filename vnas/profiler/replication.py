@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 
 from vnas.errors import DeviceMemoryError, VnasError
 from vnas.profiler import spawn
+from vnas.profiler.allocator import libc_version
 from vnas.profiler.measurement import Measurement
 from vnas.profiler.merging import merge_all
 from vnas.profiler.plan import Cell, Plan, Rules, groups, per_process
 from vnas.profiler.protocol import Progress
-from vnas.profiler.spawn import WorkerDiedError, libc_version, run_worker, worker_environment
+from vnas.profiler.spawn import WorkerDiedError, run_worker, worker_environment
 from vnas.profiler.wire import Outcome
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from vnas.errors import MeasurementError, UsageError
+from vnas.profiler.allocator import allocator_variables
 from vnas.profiler.plan import Plan
 from vnas.profiler.protocol import Report
 from vnas.profiler.records import to_plain
@@ -126,34 +127,6 @@ def worker_environment(own: Mapping[str, str], path: Sequence[str], libc: str | 
     """
     folders = dict.fromkeys(str(Path(entry).absolute()) for entry in path)
     return {**allocator_variables(libc), **own, "PYTHONPATH": os.pathsep.join(folders)}
-
-
-def allocator_variables(libc: str | None) -> dict[str, str]:
-    """Settings with which glibc keeps what is freed, so that no call pays for page faults that another would not.
-
-    Whether it gives memory back depends, as it comes, on what ran before in the process. Before 2.36 a threshold
-    above 32 MiB may be refused, and with the other variable set that leaves every larger block to the system.
-
-    Args:
-        libc: as ``CS_GNU_LIBC_VERSION`` has it; other libraries than glibc get nothing.
-    """
-    name, _, version = (libc or "").partition(" ")
-    numbers = version.split(".")
-    if name != "glibc" or not all(number.isdigit() for number in numbers[:2]):
-        return {}
-    keeps_large = [int(number) for number in numbers[:2]] >= [2, 36]
-    return {
-        "MALLOC_MMAP_THRESHOLD_": str(2**30 if keeps_large else 2**25),
-        "MALLOC_TRIM_THRESHOLD_": str(2**31),
-    }
-
-
-def libc_version() -> str | None:
-    """``glibc 2.36`` or the like; None where the system does not say."""
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _tell(process: subprocess.Popen[bytes], plan: Plan) -> None:

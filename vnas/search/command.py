@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ResumeError
 from vnas.profiler import Environment, capture_environment, resolve_device
+from vnas.profiler.allocator import keep_freed_memory
 from vnas.report import read, render
 from vnas.report.files import write
 from vnas.report.reading import shown_url
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: the run directory cannot be written.
     """
     terminal = Terminal()
+    keep_freed_memory()  # before anything is measured or trained
     device = resolve_device(args.gpu, args.device)
     environment = capture_environment(device)
     terminal.device(environment, str(device))

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from vnas.report.numbers import count, measured, number_word, percent
-from vnas.training.terminal import duration
+from vnas.training.command.terminal import duration
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vnas.training.anneal import slopes
     from vnas.training.checkpointing import Checkpoint
-    from vnas.training.data import Data, open_data
     from vnas.training.fit import evaluate, fit
+    from vnas.training.images.data import Data, open_data
     from vnas.training.result import EpochRecord, Progress, TrainingResult
-    from vnas.training.rungs import Rung, RungResult, train_rungs
+    from vnas.training.rungs.training import Rung, RungResult, train_rungs
     from vnas.training.seeding import seeded
 
 __all__ = [
@@ -40,17 +40,17 @@ __all__ = [
 
 _HOMES = {
     "Checkpoint": "checkpointing",
-    "Data": "data",
+    "Data": "images.data",
     "EpochRecord": "result",
     "Progress": "result",
-    "Rung": "rungs",
-    "RungResult": "rungs",
+    "Rung": "rungs.rung",
+    "RungResult": "rungs.rung",
     "TrainingResult": "result",
     "evaluate": "fit",
-    "open_data": "data",
+    "open_data": "images.data",
     "seeded": "seeding",
     "slopes": "anneal",
-    "train_rungs": "rungs",
+    "train_rungs": "rungs.training",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from vnas.training.cli import main
+from vnas.training.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from vnas.config import TrainingConfig
+from vnas.config import TrainingConfig, differences, flat
 from vnas.errors import CheckpointError, ResumeError
 from vnas.nets import Architecture
-from vnas.training.data import Data
+from vnas.training.images.data import Data
 
 FORMAT = 1
 
@@ -138,11 +138,8 @@ class Saver:
         self._written = time.monotonic()
 
     def _check(self, before: Mapping[str, object], path: Path) -> None:
-        after = self._identity
         changed = [
-            f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name)
+            f"{name} was {old!r} and is {new!r}" for name, (old, new) in differences(before, self._identity).items()
         ]
         if changed:
             raise ResumeError(
@@ -176,7 +173,7 @@ def identity(
     """
     tables = {"architecture": arch.to_dict(), "training": config.model_dump(mode="json")}
     return {
-        **_flat(json.loads(json.dumps(tables)), ""),
+        **dict(flat(json.loads(json.dumps(tables)))),
         "data": data.fingerprint,
         "seed": seed,
         "device": device.type,
@@ -201,13 +198,6 @@ def _check_sums(path: Path) -> None:
         bad = archive.testzip()
     if bad is not None:
         raise zipfile.BadZipFile(f"wrong checksum of {bad}")
-
-
-def _flat(table: Mapping[str, Any], path: str) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in table.items():
-        found |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return found
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,13 +13,13 @@ from vnas.config import TrainingConfig
 from vnas.errors import ArchitectureError
 from vnas.nets import Architecture, VanillaNet, build
 from vnas.training.checkpointing import Checkpoint, Saver, identity, weights_digest
-from vnas.training.data import Data
+from vnas.training.images.data import Data
 from vnas.training.init import initialise
 from vnas.training.result import Progress, TrainingResult
 from vnas.training.run import Run
 from vnas.training.schedule import Complete
 from vnas.training.seeding import derived_seed, seeded
-from vnas.training.speed import Speed, choose_speed
+from vnas.training.speed.choosing import Speed, choose_speed
 from vnas.training.stepping import Setting
 from vnas.training.verdict import evaluate, judged
 
@@ -91,7 +91,7 @@ def fit(
         saver = Saver(checkpoint, own, writes=rank == 0)
         found = saver.load()
         total = config.epochs * len(training)
-        speed, reason = chosen_speed(found, net, config, device, config.batch_size // processes, total)
+        speed, reason = chosen_speed(found, lambda: net, config, device, config.batch_size // processes, total)
         setting = Setting(
             config=config,
             num_classes=data.num_classes,
@@ -146,7 +146,7 @@ def fresh(arch: Architecture, config: TrainingConfig) -> VanillaNet:
 
 def chosen_speed(
     found: Mapping[str, Any] | None,
-    net: VanillaNet,
+    make: Callable[[], VanillaNet],
     config: TrainingConfig,
     device: torch.device,
     batch_size: int,
@@ -156,7 +156,7 @@ def chosen_speed(
 
     Args:
         found: the run's checkpoint, if there is one.
-        net: as it is before the first step.
+        make: gives the net as it is before the first step; called where there is no checkpoint.
         config: the recipe.
         device: where to train.
         batch_size: images that the net sees at once.
@@ -164,6 +164,7 @@ def chosen_speed(
     """
     if found is not None:
         return Speed(**found["speed"]), found["speed_reason"]
+    net = make()
     arch = net.architecture
     # Pixels of its own, as a batch taken from the loader would be missing from the run; one image, as often as need
     # be, takes no memory where nothing is measured.

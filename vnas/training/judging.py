@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vnas.profiler.lock import device_lock, lock_key
-from vnas.training.loaders import Loader
+from vnas.training.images.loaders import Loader
 from vnas.training.memory import Portions
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vnas.training.speed_options import Speed
+from vnas.training.speed.options import Speed
 
 
 class Precision:

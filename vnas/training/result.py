@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from vnas.nets import FusedVanillaNet, VanillaNet
-from vnas.training.speed import Speed
+from vnas.training.speed.choosing import Speed
 
 
 @dataclass(frozen=True)

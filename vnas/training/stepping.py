@@ -14,15 +14,15 @@ from vnas.config import TrainingConfig
 from vnas.errors import TrainingError
 from vnas.nets import VanillaNet, merge
 from vnas.profiler.runtimes.failures import memory_ran_out
-from vnas.training.compiling import Compiled
-from vnas.training.loaders import TrainingLoader
+from vnas.training.images.loaders import TrainingLoader
+from vnas.training.images.mixing import Mixing
 from vnas.training.memory import LEAST_IMAGES, Portions
-from vnas.training.mixing import Mixing
 from vnas.training.optim import carry_state, make_loss, make_optimizer, set_learning_rate
 from vnas.training.precision import Precision
 from vnas.training.result import Progress
 from vnas.training.seeding import derived_seed
-from vnas.training.speed import Speed
+from vnas.training.speed.choosing import Speed
+from vnas.training.speed.compiling import Compiled
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vnas.nets import FusedVanillaNet, VanillaNet, fuse
 from vnas.profiler.lock import device_lock, lock_key
+from vnas.training.images.loaders import Loader
 from vnas.training.judging import compare_forms, judge
-from vnas.training.loaders import Loader
 from vnas.training.norms import reestimate_norms
 from vnas.training.run import Run
 

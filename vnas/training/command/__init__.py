@@ -1,0 +1,1 @@
+"""``python -m vnas.training``: one net, its files, its figures, its words."""
