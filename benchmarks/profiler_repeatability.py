@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,7 +270,7 @@ def report(answers: list[Answer], device: str, options: argparse.Namespace, repe
     )
 
 
-def without_files(arguments: list[str]) -> list[str]:
+def without_files(arguments: Sequence[str]) -> list[str]:
     """The command as another machine would type it: where files go is its own matter."""
     before = ["", *arguments]
     return [one for prior, one in zip(before, arguments, strict=False) if not {prior, one} & {"--out", "--answers"}]

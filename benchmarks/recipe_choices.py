@@ -65,7 +65,7 @@ def changes(study: StudyConfig) -> dict[str, dict[str, Any]]:
 
 
 def nets(study: StudyConfig, data: Data) -> dict[str, Candidate]:
-    """Candidates by description, the one with the narrowest last stage first."""
+    """Candidates by description, from the one whose widest stage is the narrowest on."""
     from benchmarks.rung_fidelity import sample
 
     drawn, _ = sample(study, data, NETS, NETS_SEED, MAX_MMACS)

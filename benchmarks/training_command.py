@@ -72,7 +72,9 @@ def follow(
 
 
 def command_line(module: str, arguments: Sequence[str]) -> str:
-    """The command as another machine would type it: without the place where the images lie here."""
-    before = ["", *arguments]
-    kept = ["CIFAR10" if prior == "--data" else one for prior, one in zip(before, arguments, strict=False)]
+    """The command as another machine would type it: without the places where images lie and files go here."""
+    from benchmarks.profiler_repeatability import without_files
+
+    typed = without_files(arguments)
+    kept = ["CIFAR10" if prior == "--data" else one for prior, one in zip(["", *typed], typed, strict=False)]
     return " ".join(["python -m", module, *kept])

@@ -240,7 +240,8 @@ def test_the_command_writes_the_report_with_its_command(tmp_path: Path, capsys: 
         seen.append(options)
         return ["# Table"]
 
-    assert follow(parser, ["--data", "there", "--jobs", "2"], run, "benchmarks.some") == 0
+    kept = str(tmp_path / "deep" / "table.jsonl")
+    assert follow(parser, ["--data", "there", "--answers", kept, "--jobs", "2"], run, "benchmarks.some") == 0
     assert (seen[0].images, seen[0].answers) == (5, tmp_path / "deep" / "table.jsonl")
     text = (tmp_path / "deep" / "table.md").read_text(encoding="utf-8")
     assert text.startswith("# Table\n\n")

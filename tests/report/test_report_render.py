@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,13 +12,18 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from synthetic_study import DATA, Writer, attributes, config, full_study
 
 from vnas.pareto import non_dominated
 from vnas.prediction import split_half
 from vnas.report import read, read_run, render
-from vnas.report.analysis import analyse, t_interval
+from vnas.report.analysis import Analysis, analyse, t_interval
+from vnas.report.figure_front import draw_front
+from vnas.report.figure_prediction import draw_prediction
+from vnas.report.figure_style import saved, style
+from vnas.report.figure_training import draw_training
 from vnas.report.output import Paths
 from vnas.report.reading import frame_of
 from vnas.report.record import Record
@@ -197,6 +203,31 @@ def test_page_and_text_say_the_same(paths: Paths) -> None:
     ):
         assert sentence in said
         assert sentence in " ".join(plain.split())
+
+
+@pytest.mark.parametrize("drawer", [draw_front, draw_prediction, draw_training])
+def test_nothing_that_is_written_beside_a_plot_is_cut_off(run_dir: Path, drawer: Callable[[Analysis], Figure]) -> None:
+    with style():
+        figure = drawer(analyse(read_run(run_dir)))
+        saved(figure)  # lays it out
+        written = [text for axes in figure.axes for text in (axes.title, axes._left_title, axes.xaxis.label)]  # type: ignore[attr-defined]
+        written += [text for axes in figure.axes for text in (*axes.texts, axes.yaxis.label)]
+        boxes = {text.get_text(): text.get_window_extent() for text in written if text.get_text()}
+    assert len(boxes) >= 3
+    for text, box in boxes.items():
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+        assert inside, f"{text!r} is cut off"
+
+
+def test_no_accuracy_above_100_is_on_the_axis(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    trials = record.trials.copy()
+    trials["val_top1"] = trials["val_top1"].clip(lower=97.0)
+    with style():
+        figure = draw_front(analyse(replace(record, trials=trials)))
+    axes = figure.axes[0]
+    assert max(axes.get_yticks()) <= 100.0
+    assert len([tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick]) >= 3
 
 
 def test_the_text_links_figures_that_are_there(paths: Paths) -> None:

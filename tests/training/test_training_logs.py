@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from vnas.errors import MissingExtraError, UsageError
-from vnas.profiler.screen import CLEAR
+from vnas.profiler.screen import CLEAR, duration
 from vnas.training.command import logs
 from vnas.training.command.logs import COLUMNS, Log, Row, has_tensorboard, read_log, scalars
 from vnas.training.command.recording import Recorder
-from vnas.training.command.terminal import Terminal, duration
+from vnas.training.command.terminal import Terminal
 from vnas.training.command.watching import Look, Watch
 from vnas.training.result import Progress
 

@@ -49,3 +49,13 @@ class Screen:
             self._err.write(CLEAR)
             self._err.flush()
             self._progressing = False
+
+
+def duration(seconds: float) -> str:
+    """A time a person reads at a glance: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

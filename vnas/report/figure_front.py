@@ -113,8 +113,9 @@ def _frame_front(axes: Axes, analysis: Analysis, trained: pd.DataFrame) -> None:
     below = int((accuracies < floor).sum())
     bottom = min(float(accuracies[accuracies >= floor].min()), least)
     margin = 0.08 * max(top - bottom, 1.0)
-    axes.set_ylim(bottom - margin, top + 1.6 * margin)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    frame = bottom - margin, top + 1.6 * margin
+    axes.set_yticks([tick for tick in MaxNLocator(nbins=7).tick_values(*frame) if 0.0 <= tick <= 100.0])
+    axes.set_ylim(*frame)  # room for letters above a net of 100 %, where there is no tick
     if below:
         axes.text(
             0.99, 0.02, f"{below} of {len(trained)} trained nets lie below this frame", transform=axes.transAxes,

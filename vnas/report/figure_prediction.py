@@ -28,7 +28,7 @@ def _heading(scores: Scores | None) -> str:
 
 def draw_prediction(analysis: Analysis) -> Figure | None:
     """The figure; None where no line could be fitted."""
-    figure = new_figure(10.6, 4.8)
+    figure = new_figure(10.6, 5.2)
     panels = figure.subplots(1, len(_SHOWN), sharex=True, sharey=True)
     measured = analysis.nets["latency_ms"].to_numpy(dtype=np.float64)
     fitted = [analysis.judgements[name].fitted_ms for name in _SHOWN]

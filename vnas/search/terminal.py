@@ -17,8 +17,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from vnas.profiler.screen import duration
 from vnas.report.numbers import count, measured, number_word, percent
-from vnas.training.command.terminal import duration
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -12,6 +12,7 @@ from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from vnas.profiler.allocator import keep_freed_memory
 from vnas.profiler.devices import resolve_device
 from vnas.profiler.results import write_whole
+from vnas.profiler.screen import duration
 from vnas.profiler.terminal import device_line
 from vnas.training.checkpointing import Checkpoint
 from vnas.training.command import distributed
@@ -32,7 +33,7 @@ from vnas.training.command.plan import (
 )
 from vnas.training.command.recipes import load_recipe
 from vnas.training.command.recording import Recorder
-from vnas.training.command.terminal import Terminal, duration, table
+from vnas.training.command.terminal import Terminal, table
 from vnas.training.command.watching import Watch
 from vnas.training.fit import fit
 from vnas.training.images.data import Data, open_data

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from vnas.profiler.screen import Screen
+from vnas.profiler.screen import Screen, duration
 
 if TYPE_CHECKING:
     from vnas.training.judging import Accuracy, SideBySide
@@ -79,16 +79,6 @@ def seconds_left(where: Progress) -> float:
 def between(low: float, high: float) -> str:
     """One number, or two where they differ."""
     return f"{high:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """A time a person reads at a glance: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def table(sets: dict[str, SideBySide]) -> list[str]:
