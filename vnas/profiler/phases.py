@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+import numpy as np
+
 from vnas.errors import MeasurementError, UsageError
 from vnas.profiler.blocks import Block, disturbed, sift, split
 from vnas.profiler.statistics import MedianInterval, dependence, median_interval
@@ -377,22 +379,31 @@ class Sampler:
 
     def _run(self) -> None:
         """Calls one after the other, until it is time to look at the clock; as many as may be, or a check is due."""
-        timer, call, phase, samples = self._timer, self._call, self._phase, self._samples
+        time, call, samples = self._timer.time, self._call, self._samples
         room, due = self._rule.max_samples - len(samples), self._next_check - len(samples)
         run_ms = 0.0
-        for _ in range(due if 0 < due < room else room):
-            elapsed = _take(timer, call, phase)
-            samples.append(elapsed)
-            run_ms += elapsed
-            if run_ms >= RUN_MS:
-                return
+        # As in ``_take``, without a call of it for each sample: one may be of microseconds.
+        try:
+            for _ in range(due if 0 < due < room else room):
+                elapsed = time(call)
+                if not 0.0 < elapsed < math.inf:
+                    raise _impossible(self._timer, elapsed, self._phase)
+                samples.append(elapsed)
+                run_ms += elapsed
+                if run_ms >= RUN_MS:
+                    return
+        except MeasurementError:
+            raise
+        except Exception as error:
+            raise _raised(error, self._phase) from error
 
     def _check(self, at_limit: bool) -> None:
         rule = self._rule
         blocks = self._sifted()
         kept, _ = split(blocks, self._samples)
         if len(kept) >= rule.min_samples:
-            interval = median_interval(kept, rule.stop_level, dependence(kept))
+            values = np.asarray(kept)  # once for both, which takes longer than either
+            interval = median_interval(values, rule.stop_level, dependence(values))
             if interval.level >= rule.stop_level and interval.relative_width <= rule.target_relative:
                 self.stop_reason = "target met"
                 return
@@ -459,19 +470,17 @@ def _raised(error: Exception, phase: str) -> MeasurementError:
 
 
 def _take(timer: Timer, call: Call, phase: str) -> float:
-    # As in ``guarded``, without its closure: this runs once a sample, and a sample may be of microseconds.
-    try:
-        elapsed = timer.time(call)
-    except MeasurementError:
-        raise
-    except Exception as error:
-        raise _raised(error, phase) from error
+    elapsed = guarded(lambda: timer.time(call), phase)
     if not 0.0 < elapsed < math.inf:
-        raise MeasurementError(
-            f"{phase}: the timer ({timer.name}) gave {elapsed} ms, which no call can take; "
-            "does the callable do its work on the device that is measured?"
-        )
+        raise _impossible(timer, elapsed, phase)
     return elapsed
+
+
+def _impossible(timer: Timer, elapsed: float, phase: str) -> MeasurementError:
+    return MeasurementError(
+        f"{phase}: the timer ({timer.name}) gave {elapsed} ms, which no call can take; "
+        "does the callable do its work on the device that is measured?"
+    )
 
 
 def _require(ok: bool, name: str, value: float, allowed: str) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+
+Samples = Sequence[float] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def interval_rank(n: int, level: float = 0.95) -> int:
     return rank
 
 
-def dependence(samples: Sequence[float]) -> float:
+def dependence(samples: Samples) -> float:
     """How many samples are worth one independent sample, for their median: 1.0 where they look independent.
 
     Successive samples are cut into batches, and the share above the common median is taken in each. Independent
@@ -115,7 +118,7 @@ def _chance_limit(degrees: int) -> float:
     return float(chdtri(degrees, 0.005)) / degrees
 
 
-def median_interval(samples: Sequence[float], level: float = 0.95, worth: float = 1.0) -> MedianInterval:
+def median_interval(samples: Samples, level: float = 0.95, worth: float = 1.0) -> MedianInterval:
     """Median of the samples and its order-statistic interval.
 
     Args:
