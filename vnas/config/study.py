@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,18 +50,93 @@ class FrontConfig(Strict):
     max_nets: Positive = 6
 
 
+class RungsConfig(Strict):
+    """Lengths at which a candidate is judged, each after a complete anneal; only some go on to the next.
+
+    Attributes:
+        shares: of ``training.epochs``, ascending, the last 1. One alone: every candidate is trained in full.
+        strategy: how a net comes from one rung to the next (see ``vnas.training.rungs``).
+        branch_share: of a rung's length that is its branch: lambda to 1, learning rate down.
+        spend: share of all epochs that goes to the rungs above the first.
+        last: whether nobody goes on before the last candidate was begun. That is better in the end, but what is stopped
+            early has no candidate at the last rung.
+        always: the first candidates of each rung that go on whatever their rank, as every preset does.
+    """
+
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
+    strategy: Literal["branch", "restart", "continue"] = "continue"
+    branch_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    spend: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    last: bool = False
+    always: NonNegative = 1
+
+    @model_validator(mode="after")
+    def _ascending(self) -> RungsConfig:
+        if any(low >= high for low, high in pairwise(self.shares)) or self.shares[-1] != 1.0:
+            raise ValueError(f"shares = {list(self.shares)} must ascend and end with 1.0, for example [0.1, 1.0]")
+        return self
+
+
+class GatesConfig(Strict):
+    """Which questions a candidate is asked before it is trained (see ``vnas.search.policy.gates``)."""
+
+    duplicate: bool = True
+    cost: bool = True
+    predicted: bool = True
+    budget: bool = True
+    hopeless: bool = True
+
+
+class ConstraintsConfig(Strict):
+    """The most that a net may have; None for no limit."""
+
+    params: Positive | None = None
+    macs: Positive | None = None
+
+
+class WorkersConfig(Strict):
+    """What happens when a worker breaks.
+
+    Attributes:
+        retries: times that a trial is tried again after its worker died or hung.
+        hang_minutes: a worker that says nothing for so long is ended; it speaks at every look at the loss.
+    """
+
+    retries: NonNegative = 1
+    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+
+
+SamplerName = Literal["local", "tpe", "gp", "nsga2", "random", "grid"]
+
+
 class StudyConfig(Strict):
-    """Everything that decides what a study computes."""
+    """Everything that decides what a study computes.
+
+    Attributes:
+        energy: whether energy is a third objective.
+        sampler: that proposes candidates (see ``vnas.search.sampling.samplers``).
+        trials: candidates that are trained, to the first rung at least.
+        presets: nets that are tried first: names (``vanillanet_6``) or files of an Architecture.
+        time_limit_minutes: after which no candidate is begun.
+        epochs_limit: epochs of training that the search may spend.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     space: SpaceConfig
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     latency: LatencyConfig = LatencyConfig()
+    rungs: RungsConfig = RungsConfig()
+    gates: GatesConfig = GatesConfig()
+    constraints: ConstraintsConfig = ConstraintsConfig()
     front: FrontConfig = FrontConfig()
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    workers: WorkersConfig = WorkersConfig()
+    energy: bool = False
+    sampler: SamplerName = "local"
     trials: Positive = 24
+    presets: tuple[str, ...] = ()
     time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    epochs_limit: Annotated[float, Field(gt=0)] | None = None
     seed: NonNegative = 0
 
     def to_toml(self) -> str:
@@ -69,7 +145,12 @@ class StudyConfig(Strict):
 
 
 # What may change when a study is resumed: how long to go on and where copies lie, not what a trial means.
-MAY_CHANGE_ON_RESUME = frozenset({"trials", "time_limit_minutes", "data.cache", "data.cache_limit_mib"})
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        *("trials", "time_limit_minutes", "epochs_limit", "data.cache", "data.cache_limit_mib"),
+        *("workers.retries", "workers.hang_minutes"),
+    }
+)
 
 
 def changed_fields(before: StudyConfig, after: StudyConfig) -> dict[str, tuple[object, object]]:

@@ -1,0 +1,1 @@
+"""What to try next: draws as numbers, a model of the answers, and the samplers by name."""
