@@ -1,31 +1,39 @@
-"""One candidate, cheapest question first: cost, latency of the fused net, then brief training.
+"""One candidate: what it costs, how fast its fused net is, how accurate it is at each rung of a brief training.
 
-Knows nothing of Optuna. What each question answered is handed to ``record`` at once, so that a run killed during
-training has kept the latency.
+Knows nothing of Optuna, nor of the order of the questions: :mod:`vnas.search.engine` asks the cheapest first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from vnas.config import Anneal, LatencyConfig, TrainingConfig
+from vnas.config import Anneal, LatencyConfig, RungsConfig, StudyConfig, TrainingConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
 from vnas.nets import Architecture, Cost, FusedVanillaNet, cost
 from vnas.profiler import Measurement, measure
 from vnas.training import Data, Progress, TrainingResult, fit
+from vnas.training.checkpointing import Checkpoint
+from vnas.training.rungs.training import Rung, epochs_spent, train_rungs
 
 if TYPE_CHECKING:
     from torch import nn
 
-Record = Callable[[dict[str, Any]], None]
+
+class HasAttributes(Protocol):
+    """What an evaluator is asked about: the attributes of :meth:`Candidate.attributes`."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """As JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class Candidate:
         }
 
     @classmethod
-    def from_attributes(cls, attributes: dict[str, Any]) -> Candidate:
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> Candidate:
         """Read back what :meth:`attributes` wrote."""
         return cls(
             Architecture.from_dict(attributes["architecture"]),
@@ -67,25 +75,6 @@ class Candidate:
         """Seed of this candidate's training: the same whenever and in whatever order it is evaluated."""
         text = f"{study_seed}/{self.digest}/{repeat}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What became known of a candidate; ``training`` is None where the latency was over the budget.
-
-    Attributes:
-        cost: of the fused net.
-        latency: of the fused net at batch 1.
-        training: the brief run, judged on the validation set in fused form.
-        over_budget: the latency was over the study's budget.
-        seconds: wall time of the evaluation.
-    """
-
-    cost: Cost
-    latency: Measurement
-    training: TrainingResult | None
-    over_budget: bool
-    seconds: float
 
 
 def cost_attributes(value: Cost) -> dict[str, Any]:
@@ -174,6 +163,7 @@ def train(
     seed: int,
     device: torch.device,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Train a candidate from fresh weights, drawn from the seed, under its own lambda schedule.
 
@@ -181,53 +171,139 @@ def train(
         TrainingError: the run ended early.
     """
     config = config.model_copy(update={"anneal": candidate.anneal})
+    with _within_training_memory(device, config):
+        return fit(
+            candidate.architecture, data, config, seed=seed, device=device, progress=progress, checkpoint=checkpoint
+        )
+
+
+@contextmanager
+def _within_training_memory(device: torch.device, config: TrainingConfig) -> Iterator[None]:
     smaller = max(2, config.batch_size // 2)
     advice = f"in batches of {config.batch_size}; try --set training.batch_size={smaller}"
     with _within_memory(device, TrainingError, f"training {advice}"):
-        return fit(candidate.architecture, data, config, seed=seed, device=device, progress=progress)
+        yield
 
 
-def evaluate(
-    candidate: Candidate,
-    data: Data,
-    training: TrainingConfig,
-    latency: LatencyConfig,
-    *,
-    seed: int,
-    device: torch.device,
-    known_latency: Measurement | None = None,
-    record: Record = lambda attributes: None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Evaluation:
-    """Answer the questions in order of their price: cost, latency, budget, accuracy.
+def rungs_of(training: TrainingConfig, config: RungsConfig) -> tuple[Rung, ...]:
+    """The rungs of a study: at each, a candidate has had so many epochs as its share says, of which the last part is
+    the branch."""
+    lengths = [training.epochs * share for share in config.shares]
+    below = [0.0, *lengths[:-1]]
+    if config.strategy == "continue":  # each part begins where the one before has ended
+        parts = [length - before for length, before in zip(lengths, below, strict=True)]
+        return tuple(Rung((1.0 - config.branch_share) * part, config.branch_share * part) for part in parts)
+    trunks = [(1.0 - config.branch_share) * length for length in lengths]
+    grown = [trunk - before for trunk, before in zip(trunks, [0.0, *trunks[:-1]], strict=True)]
+    return tuple(
+        Rung(trunk, config.branch_share * length) for trunk, length in zip(grown, lengths, strict=True)
+    )
+
+
+def rung_epochs(training: TrainingConfig, config: RungsConfig) -> tuple[float, ...]:
+    """Epochs that a candidate has cost in all when it is judged at each rung."""
+    if len(config.shares) == 1:
+        return (float(training.epochs),)
+    return epochs_spent(rungs_of(training, config), config.strategy)
+
+
+class NetEvaluator:
+    """Measures and trains the candidates of a study, on one device.
 
     Args:
-        candidate: net and lambda schedule.
+        config: the study.
         data: what to train and validate on.
-        training: the brief run.
-        latency: protocol and budget.
-        seed: of the brief run.
-        device: where to measure and train.
-        known_latency: of the same architecture, measured before in this study.
-        record: takes the attributes of each answer as soon as it is known.
-        progress: called during training.
-
-    Raises:
-        MeasurementError: the net could not be timed.
-        TrainingError: the run ended early.
+        device: where.
+        threads: torch threads while a latency is measured, unless the study says; None for as many as torch takes.
+        checkpoints: folder for candidates that may go on; None for none.
     """
-    start = time.perf_counter()
-    record(candidate.attributes())
-    price = cost(candidate.architecture, candidate.architecture.image_size)
-    record(cost_attributes(price))
-    measured = known_latency or measure_architecture(candidate.architecture, device, latency)
-    record(latency_attributes(measured))
-    over_budget = latency.budget_ms is not None and measured.median_ms > latency.budget_ms
-    record({"over_budget": over_budget})
-    result = None
-    if not over_budget:
-        result = train(candidate, data, training, seed=seed, device=device, progress=progress)
-        record({"val_top1": result.val_top1, "epochs": result.epochs, "training": result.to_dict()})
-    seconds = time.perf_counter() - start
-    record({"seconds": seconds})
-    return Evaluation(price, measured, result, over_budget, seconds)
+
+    def __init__(
+        self, config: StudyConfig, data: Data, device: torch.device, threads: int | None, checkpoints: Path | None
+    ) -> None:
+        self._config, self._data, self._device, self._checkpoints = config, data, device, checkpoints
+        latency = config.latency
+        self._latency = latency.model_copy(update={"threads": threads}) if latency.threads is None else latency
+        self._seed = config.seed
+
+    def measure(self, subject: HasAttributes) -> dict[str, Any]:
+        """Latency of the fused net; see :func:`measure_architecture`."""
+        candidate = Candidate.from_attributes(subject.attributes)
+        return latency_attributes(measure_architecture(candidate.architecture, self._device, self._latency))
+
+    def train(self, subject: HasAttributes, rung: int, progress: Callable[[float], None]) -> dict[str, Any]:
+        """Train to a rung, from the one below where its checkpoint is here; else from the beginning.
+
+        Raises:
+            TrainingError: the run ended early.
+        """
+        candidate = Candidate.from_attributes(subject.attributes)
+
+        def advance(done: Progress) -> None:
+            progress(done.step / done.steps)
+
+        with self._kept(candidate) as checkpoint:
+            if len(self._config.rungs.shares) > 1:
+                return self._climb(candidate, rung, checkpoint, advance)
+            result = train(
+                candidate,
+                self._data,
+                self._config.training,
+                seed=candidate.seed(self._seed),
+                device=self._device,
+                progress=advance,
+                checkpoint=checkpoint,
+            )
+        epochs = result.epochs
+        return {"val_top1": result.val_top1, "epochs": epochs, "epochs_spent": epochs, "training": result.to_dict()}
+
+    def _climb(
+        self,
+        candidate: Candidate,
+        rung: int,
+        checkpoint: Checkpoint | None,
+        advance: Callable[[Progress], None],
+    ) -> dict[str, Any]:
+        goes_on = checkpoint is not None and checkpoint.path.is_file()
+        training = self._config.training.model_copy(update={"anneal": candidate.anneal})
+        with _within_training_memory(self._device, training):
+            results = list(
+                train_rungs(
+                    candidate.architecture,
+                    self._data,
+                    training,
+                    rungs_of(self._config.training, self._config.rungs)[: rung + 1],
+                    seed=candidate.seed(self._seed),
+                    device=self._device,
+                    strategy=self._config.rungs.strategy,
+                    checkpoint=checkpoint,
+                    progress=advance,
+                )
+            )
+        last = results[-1]
+        before = results[-2].epochs if goes_on and len(results) > 1 else 0.0
+        if checkpoint is not None and rung + 1 == len(self._config.rungs.shares):
+            checkpoint.path.unlink(missing_ok=True)
+        values = {
+            field.name: getattr(last, field.name) for field in fields(last) if field.name not in ("fused", "rung")
+        }
+        return {
+            "val_top1": last.val_top1,
+            "epochs": last.epochs,
+            "epochs_spent": last.epochs - before,
+            "training": {**values, "notes": list(last.notes)},
+        }
+
+    @contextmanager
+    def _kept(self, candidate: Candidate) -> Iterator[Checkpoint | None]:
+        """Where the candidate is kept on its way; a single run's file is of no use once it is over."""
+        if self._checkpoints is None:
+            yield None
+            return
+        path = self._checkpoints / f"{candidate.digest}.pt"
+        try:
+            yield Checkpoint(path)
+        finally:
+            over = sys.exc_info()[0]
+            if len(self._config.rungs.shares) == 1 and (over is None or issubclass(over, VnasError)):
+                path.unlink(missing_ok=True)

@@ -85,6 +85,7 @@ class GatesConfig(Strict):
     predicted: bool = True
     budget: bool = True
     hopeless: bool = True
+    promise: bool = True
 
 
 class ConstraintsConfig(Strict):

@@ -13,6 +13,7 @@ from scipy import stats
 
 from vnas.pareto import hypervolume, non_dominated
 from vnas.prediction import PREDICTORS, Judgement, judge, unique_nets
+from vnas.report.candidates import Candidate, candidates
 from vnas.report.record import Record, Retrained
 
 
@@ -41,6 +42,7 @@ class FrontNet:
         macs: of the fused net, for one image.
         latency_ms: last measured: at the end of the run where that was done, else during the search.
         search_latency_ms: measured during the search.
+        energy_mj: of one pass, measured during the search; None where it was not.
         val_top1: of the brief run in the search, in percent.
         retrained: one entry a seed.
         test_top1: mean over the seeds with its t interval; None before retraining.
@@ -57,6 +59,7 @@ class FrontNet:
     macs: int | None
     latency_ms: Interval
     search_latency_ms: Interval
+    energy_mj: float | None
     val_top1: float
     retrained: tuple[Retrained, ...]
     test_top1: Interval | None
@@ -73,26 +76,31 @@ class Analysis:
 
     Attributes:
         record: what it was made of.
+        candidates: each once, however many trials it had.
         on_front: by row of ``record.trials``: a completed trial that no other completed trial dominates.
         front: the nets of the front, fastest first.
         nets: every architecture with a measured latency, once; a part of ``record.trials``.
         judgements: by name of the predictor, over ``nets``.
-        hypervolume: of the completed trials, in percent times ms; None without any.
-        reference: its reference point: 0 % and this latency in ms.
+        hypervolume: of the completed trials, in percent times ms, times mJ where energy is an objective; None without
+            any.
+        reference_ms: of its reference point, with an accuracy of 0 %.
+        reference_mj: likewise; None where energy is no objective.
     """
 
     record: Record
+    candidates: tuple[Candidate, ...]
     on_front: pd.Series[bool]
     front: tuple[FrontNet, ...]
     nets: pd.DataFrame
     judgements: Mapping[str, Judgement]
     hypervolume: float | None
     reference_ms: float | None
+    reference_mj: float | None = None
 
     @property
     def completed(self) -> pd.DataFrame:
-        """Trials that were trained to the end, duplicates left out."""
-        return self.record.trials[eligible(self.record.trials)]
+        """Trials that were judged at the last rung and may be on the front, each candidate once."""
+        return self.record.trials[eligible(self.record)]
 
     @property
     def duplicates(self) -> pd.DataFrame:
@@ -101,16 +109,20 @@ class Analysis:
 
     @property
     def rejected(self) -> pd.DataFrame:
-        """Trials that a gate ended before or during training, duplicates left out."""
-        trials = self.record.trials
-        return trials[(trials["state"] == "PRUNED").fillna(False) & trials["duplicate_of"].isna()]
+        """Of each candidate that a gate turned away, and that was not trained later, the last trial."""
+        last = [candidate.trial for candidate in self.candidates if candidate.status == "rejected"]
+        return self.record.trials[self.record.trials["number"].isin(last)]
 
     @property
     def failed(self) -> pd.DataFrame:
         """Trials that went wrong, duplicates left out; interrupted ones are not among them."""
         trials = self.record.trials
-        failed = (trials["state"] == "FAIL").fillna(False) & trials["duplicate_of"].isna()
-        return trials[failed & ~trials["interrupted"].fillna(False)]
+        return trials[(trials["state"] == "FAIL") & trials["duplicate_of"].isna() & ~trials["interrupted"]]
+
+    @property
+    def several_rungs(self) -> bool:
+        """Whether a candidate may be stopped before it is trained in full."""
+        return len(self.record.study.rungs.shares) > 1
 
     @property
     def measurements(self) -> list[Mapping[str, Any]]:
@@ -118,11 +130,22 @@ class Analysis:
         return [value for value in self.nets["latency"] if isinstance(value, Mapping)]
 
 
-def eligible(trials: pd.DataFrame) -> pd.Series[bool]:
-    """Rows that may be on the front: completed, not a duplicate, within the budget, with both objectives."""
-    mask = (trials["state"] == "COMPLETE").fillna(False) & trials["duplicate_of"].isna()
-    mask &= ~trials["over_budget"].fillna(False) & trials["val_top1"].notna() & trials["latency_ms"].notna()
-    return mask.astype(bool)
+def eligible(record: Record) -> pd.Series[bool]:
+    """Rows that may be on the front: judged at the last rung, within the budget, with every objective; no duplicates."""
+    trials, budget = record.trials, record.study.latency.budget_ms
+    mask = (trials["state"] == "COMPLETE") & trials["duplicate_of"].isna() & ~trials["over_budget"].fillna(False)
+    for name in objectives(record):
+        mask &= trials[name].notna()
+    if budget is not None:
+        mask &= trials["latency_ms"] <= budget
+    # A study that does not ask for duplicates may train a candidate twice: the last training counts.
+    again = trials["candidate"].where(mask).duplicated(keep="last") & trials["candidate"].notna()
+    return (mask & ~again).astype(bool)
+
+
+def objectives(record: Record) -> tuple[str, ...]:
+    """Columns of the objectives: the accuracy, which is to be great, and what is to be small."""
+    return ("val_top1", "latency_ms", "energy_mj") if record.study.energy else ("val_top1", "latency_ms")
 
 
 def rows(frame: pd.DataFrame) -> Iterator[Any]:
@@ -178,6 +201,7 @@ def _front_net(record: Record, row: Any) -> FrontNet:
         macs=_optional_int(row.macs),
         latency_ms=again or searched,
         search_latency_ms=searched,
+        energy_mj=_optional_float(row.energy_mj),
         val_top1=float(row.val_top1),
         retrained=retrained,
         test_top1=t_interval([entry.test_top1 for entry in retrained]) if retrained else None,
@@ -196,9 +220,9 @@ def letters(index: int) -> str:
 
 def _front(record: Record, on_front: pd.Series[bool]) -> tuple[FrontNet, ...]:
     found = record.trials[on_front & record.trials["digest"].notna()]
-    trained = {entry.trial for entry in record.front}
+    trained = {entry.candidate for entry in record.front}
     # An architecture may be on the front under several lambda schedules: the retrained one speaks for it.
-    found = found.assign(retrained=found["number"].isin(list(trained)))
+    found = found.assign(retrained=found["candidate"].isin(list(trained)).astype(bool))
     found = found.sort_values(["retrained", "val_top1", "number"], ascending=[False, False, True], kind="stable")
     nets = [_front_net(record, row) for row in rows(found.drop_duplicates("digest"))]
     nets.sort(key=lambda net: (net.latency_ms.value, net.trial))
@@ -208,23 +232,27 @@ def _front(record: Record, on_front: pd.Series[bool]) -> tuple[FrontNet, ...]:
 def analyse(record: Record) -> Analysis:
     """Find the front, judge the predictors, sum up."""
     trials = record.trials
-    candidates = trials[eligible(trials)]
-    points = candidates[["val_top1", "latency_ms"]].to_numpy(dtype=np.float64)
-    best = candidates.index[non_dominated(points, maximise=(True, False))]
+    finished = trials[eligible(record)]
+    names = objectives(record)
+    maximise = (True, *(False,) * (len(names) - 1))
+    points = finished[list(names)].to_numpy(dtype=np.float64)  # (N, M)
+    best = finished.index[non_dominated(points, maximise=maximise)]
     on_front = trials.index.to_series().isin(best).astype(bool)
     nets = unique_nets(trials)
-    reference = record.study.latency.budget_ms
-    if reference is None and len(candidates):
-        reference = float(candidates["latency_ms"].max())
+    corner = [float(most) for most in points[:, 1:].max(axis=0)] if len(points) else []
+    budget = record.study.latency.budget_ms
+    reference_ms = budget if budget is not None or not corner else corner[0]
     volume = None
-    if reference is not None and len(candidates):
-        volume = hypervolume(points, (0.0, reference), maximise=(True, False))
+    if reference_ms is not None and len(points):
+        volume = hypervolume(points, (0.0, reference_ms, *corner[1:]), maximise=maximise)
     return Analysis(
         record=record,
+        candidates=candidates(trials),
         on_front=on_front,
         front=_front(record, on_front),
         nets=nets,
         judgements={name: judge(nets, predictor, record.study.seed) for name, predictor in PREDICTORS.items()},
         hypervolume=volume,
-        reference_ms=reference,
+        reference_ms=reference_ms,
+        reference_mj=corner[1] if len(corner) > 1 else None,
     )

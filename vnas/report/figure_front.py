@@ -63,7 +63,9 @@ def draw_front(analysis: Analysis) -> Figure | None:
         colors=[palette[depth] for depth in depths[known]], lw=1.2, zorder=2,
     )  # fmt: skip
     best = trained[analysis.on_front[trained.index]].sort_values(["latency_ms", "val_top1"])
-    axes.step(best["latency_ms"], best["val_top1"], where="post", color=INK, lw=1.4, zorder=2.5)
+    flat = not analysis.record.study.energy  # a front of three objectives is no line
+    if flat:
+        axes.step(best["latency_ms"], best["val_top1"], where="post", color=INK, lw=1.4, zorder=2.5)
     for net in analysis.front:
         _front_net(axes, net, palette[net.depth if net.depth is not None else 0])
     _log_if_wide(axes, trained["latency_ms"].to_numpy(dtype=np.float64))
@@ -72,7 +74,9 @@ def draw_front(analysis: Analysis) -> Figure | None:
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_title("Accuracy against measured latency")
     marks = [Line2D([], [], ls="", marker="o", ms=7, mfc=palette[d], mec="white", label=f"depth {d}") for d in palette]
-    marks.append(Line2D([], [], color=INK, lw=1.4, marker="o", ms=8, mfc="none", label="front (validation)"))
+    marks.append(
+        Line2D([], [], color=INK, lw=1.4 if flat else 0.0, marker="o", ms=8, mfc="none", label="front (validation)")
+    )
     if any(net.test_top1 is not None for net in analysis.front):
         marks.append(Line2D([], [], ls="", marker="D", ms=6.5, mfc=_TEST, mec="white", label="retrained (test)"))
     axes.legend(handles=marks, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from vnas.prediction import Estimate
 from vnas.report.analysis import Analysis, FrontNet
+from vnas.report.candidates import gate_counts
 from vnas.report.numbers import ABSENT, count, duration, measured, middle, number_word, percent, significant
 
 # Rank correlations from fewer judged nets than this are called thin whatever their interval.
@@ -63,7 +65,8 @@ def headline(analysis: Analysis) -> list[str]:
             *_prediction_sentences(analysis),
         ]
     fast, top = analysis.front[0], best(analysis)
-    if len(analysis.front) == 1:
+    # With energy as an objective a net that is neither may be on the front too.
+    if len(analysis.front) == 1 or (top is fast and analysis.record.study.energy):
         first = (
             f"One net is both the fastest and the most accurate of those trained, at batch 1 on {device}: {fast.letter}"
             f", {_latency(fast)}, {accuracy(analysis, fast)}."
@@ -75,7 +78,22 @@ def headline(analysis: Analysis) -> list[str]:
             f"{accuracy(analysis, fast)}; the most accurate on the validation set, {top.letter}, takes {_latency(top)} "
             f"({significant(ratio, 2)} times as long) and reaches {accuracy(analysis, top)}.{_overlap(fast, top)}"
         )
-    return [first, *_prediction_sentences(analysis)]
+    return [first, *_energy_sentence(analysis), *_prediction_sentences(analysis)]
+
+
+def _energy_sentence(analysis: Analysis) -> list[str]:
+    if not analysis.record.study.energy:
+        return []
+    frugal = least_energy(analysis)
+    return [
+        f"Energy is an objective too: {frugal.letter} needs least of it, {significant(frugal.energy_mj)} mJ a pass, with "
+        f"{short_latency(frugal)} and {accuracy(analysis, frugal)}."
+    ]
+
+
+def least_energy(analysis: Analysis) -> FrontNet:
+    """The net of the front that needs least energy, the faster of equal ones."""
+    return min(analysis.front, key=lambda net: math.inf if net.energy_mj is None else net.energy_mj)
 
 
 def _overlap(fast: FrontNet, top: FrontNet) -> str:
@@ -121,27 +139,39 @@ def _compare(flops: Estimate, depth: Estimate) -> str:
 def savings(analysis: Analysis) -> list[str]:
     """What was not trained, and about how long that would have taken."""
     lines = []
-    seconds = analysis.completed["seconds"].dropna()
-    typical = float(seconds.median()) if len(seconds) else None
-
-    def saved(n: int) -> str:
-        if typical is None:
-            return ""
-        return f" At the median {duration(typical)} of a trained trial that is {duration(n * typical)}."
+    counts = {count.gate: count for count in gate_counts(analysis.record, analysis.candidates)}
 
     if n := len(analysis.duplicates):
-        lines.append(f"{number_word(n, 'trial')} drew a candidate that was known and took its answer.{saved(n)}")
-    budget = analysis.record.study.latency.budget_ms
-    over = int(analysis.rejected["over_budget"].fillna(False).sum())
+        known = f"{number_word(n, 'trial')} drew a candidate that was known and took its answer."
+        lines.append(known + _time_of(analysis, counts["duplicate"].saved))
+    over = counts["budget"].saved if "budget" in counts else 0
     if over:
+        budget = analysis.record.study.latency.budget_ms
         limit = f" of {significant(budget)} ms" if budget is not None else ""
         lines.append(
             f"{number_word(over, 'net was', 'nets were')} over the latency budget{limit}, measured before training and "
-            f"not trained.{saved(over)}"
+            f"not trained.{_time_of(analysis, over)}"
         )
-    if other := len(analysis.rejected) - over:
-        lines.append(f"{number_word(other, 'trial was', 'trials were')} stopped for another reason.")
+    if other := sum(count.saved for gate, count in counts.items() if gate not in ("duplicate", "budget")):
+        turned_away = number_word(other, "candidate was", "candidates were")
+        lines.append(f"{turned_away} turned away before training by another question.{_time_of(analysis, other)}")
+    unnamed = sum(candidate.status == "rejected" and not candidate.gates for candidate in analysis.candidates)
+    if unnamed:
+        lines.append(f"{number_word(unnamed, 'trial was', 'trials were')} stopped for another reason.")
     return lines or ["Nothing: every trial was a new candidate within the limits."]
+
+
+def _time_of(analysis: Analysis, trainings: int) -> str:
+    """About how long so many trainings would have taken, to the first rung at least."""
+    trials = analysis.record.trials
+    begun = trials["state"].isin(["COMPLETE", "PRUNED"]) & trials["continues"].isna()
+    to_first = begun & trials["rungs"].map(lambda rungs: [entry["rung"] for entry in rungs] == [0])
+    seconds = trials["seconds"][to_first].dropna()
+    if not trainings or not len(seconds):
+        return ""
+    typical = float(seconds.median())
+    trial = "trial that ended at the first rung" if analysis.several_rungs else "trained trial"
+    return f" At the median {duration(typical)} of a {trial} that is {duration(trainings * typical)}."
 
 
 def schedule(anneal: Mapping[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from vnas.pareto import non_dominated
 from vnas.report.analysis import Analysis, FrontNet
+from vnas.report.candidates import trained
 from vnas.report.findings import images, part
 from vnas.report.numbers import number_word, percent, significant
 
@@ -128,19 +129,30 @@ def _about_environments(analysis: Analysis) -> list[str]:
 def _about_judgement(analysis: Analysis) -> list[str]:
     """Nets that are on the front by the search's figures and would not be by the final ones."""
     judged = [net for net in analysis.front if net.test_top1 is not None]
-    points = np.array([(net.test_top1.value if net.test_top1 else 0.0, net.latency_ms.value) for net in judged])
     lines = []
-    if len(judged) > 1:
-        kept = non_dominated(points, maximise=(True, False))
-        if out := [net.letter for net, keep in zip(judged, kept, strict=True) if not keep]:
-            lines.append(
-                f"The front is the search's. By test accuracy and the latency measured at the end, another net is at "
-                f"least as good in both as {', '.join(out)}."
-            )
+    if len(judged) > 1 and (out := _displaced(analysis, judged)):
+        by = "test accuracy and the latency measured at the end, another net is at least as good in both"
+        if analysis.record.study.energy:
+            by = "test accuracy, the latency measured at the end and energy, another net is at least as good in all three"
+        lines.append(f"The front is the search's. By {by} as {', '.join(out)}.")
     budget = analysis.record.study.latency.budget_ms
     if budget is not None and (over := [n.letter for n in analysis.front if n.latency_ms.value > budget]):
         lines.append(f"At the end {', '.join(over)} took more than the latency budget of {significant(budget)} ms.")
     return lines
+
+
+def _displaced(analysis: Analysis, judged: list[FrontNet]) -> list[str]:
+    energy = analysis.record.study.energy
+    points = [
+        (
+            net.test_top1.value if net.test_top1 else 0.0,
+            net.latency_ms.value,
+            *([math.nan if net.energy_mj is None else net.energy_mj] if energy else []),
+        )
+        for net in judged
+    ]
+    kept = non_dominated(points, maximise=(True, False, False) if energy else (True, False))
+    return [net.letter for net, keep in zip(judged, kept, strict=True) if not keep]
 
 
 def _limit(analysis: Analysis) -> str:
@@ -177,9 +189,15 @@ def _about_accuracy(analysis: Analysis) -> list[str]:
             f"points, and other test images would move an accuracy of {percent(middling, tested)} % by about "
             f"{significant(_binomial_half_width(middling, tested), 2)} points either way (95 %)."
         )
+    stopped = sum(candidate.status == "stopped" for candidate in analysis.candidates)
+    if stopped:
+        lines.append(
+            f"What {number_word(stopped, 'candidate')} would have reached in full: {'it was' if stopped == 1 else 'they were'} "
+            "judged at a lower rung only, and a net that is slow to show its worth looks worse there."
+        )
     lines.append(
-        f"{number_word(len(analysis.completed), 'trial was', 'trials were')} trained with one seed each, so nets that "
-        "are close in validation accuracy are ranked partly by chance."
+        f"{number_word(len(trained(analysis.candidates)), 'candidate was', 'candidates were')} trained with one seed "
+        "each, so nets that are close in validation accuracy are ranked partly by chance."
     )
     return lines
 

@@ -11,22 +11,10 @@ from urllib.parse import quote
 
 from vnas.errors import UsageError, nearest
 from vnas.report.record import Record, Retrained
+from vnas.report.trial_frame import frame_of, number
 
 if TYPE_CHECKING:
     import optuna
-    import pandas as pd
-
-_TEXT = ("state", "digest", "candidate", "description", "reason")
-_WHOLE = (
-    *("number", "depth", "params", "macs", "activation_bytes", "weight_bytes", "kernels"),
-    *("epochs", "duplicate_of"),
-)
-_NUMBERS = (
-    *("latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj", "val_top1"),
-    *("seconds", "finished_at"),
-)
-_FLAGS = ("over_budget", "interrupted")
-_OBJECTS = ("architecture", "anneal", "latency", "training")
 
 _PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):(?:[^@\s]*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)((?:password|passwd|pwd|sslpassword)=)[^&\s]*")
@@ -82,37 +70,6 @@ def _opened(url: str, name: str) -> Iterator[optuna.storages.RDBStorage]:
         storage.engine.dispose()
 
 
-def _float(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    attributes = trial.user_attrs
-    row = {name: attributes.get(name) for name in (*_TEXT, *_WHOLE, *_NUMBERS, *_FLAGS, *_OBJECTS)}
-    row |= {"number": trial.number, "state": trial.state.name}
-    values = trial.values or []
-    if row["state"] == "COMPLETE" and len(values) == 2:
-        row["val_top1"] = values[0] if row["val_top1"] is None else row["val_top1"]
-        row["latency_ms"] = values[1] if row["latency_ms"] is None else row["latency_ms"]
-    for name in _NUMBERS:
-        row[name] = _float(row[name])
-    for name in _OBJECTS:
-        row[name] = row[name] if isinstance(row[name], Mapping) else None
-    return row
-
-
-def frame_of(trials: list[optuna.trial.FrozenTrial]) -> pd.DataFrame:
-    """Trials as the frame of a :class:`Record`: one row a trial, by number."""
-    import pandas as pd
-
-    rows = sorted((_row(trial) for trial in trials), key=lambda row: row["number"])
-    columns: dict[str, pd.Series[Any]] = {}
-    for names, dtype in ((_TEXT, "string"), (_WHOLE, "Int64"), (_NUMBERS, "float64"), (_FLAGS, "boolean")):
-        columns |= {name: pd.Series([row[name] for row in rows], dtype=dtype) for name in names}
-    columns |= {name: pd.Series([row[name] for row in rows], dtype="object") for name in _OBJECTS}
-    return pd.DataFrame(columns)
-
-
 def _retrained(attributes: Mapping[str, Any]) -> tuple[Retrained, ...]:
     found = []
     for key, value in attributes.items():
@@ -129,7 +86,7 @@ def _retrained(attributes: Mapping[str, Any]) -> tuple[Retrained, ...]:
                 val_top1=float(value["val_top1"]),
                 test_top1=float(value["test_top1"]),
                 epochs=int(value["epochs"]),
-                seconds=_float(value.get("seconds")),
+                seconds=number(value.get("seconds")),
                 chosen=bool(value.get("chosen", False)),
             )
         )
@@ -181,7 +138,7 @@ def _read(url: str, name: str, study_name: str) -> Record:
         environment=environment if isinstance(environment, Mapping) else {},
         device=attributes.get("device_kind"),
         data=data if isinstance(data, Mapping) else {},
-        started_at=_float(attributes.get("started_at")),
+        started_at=number(attributes.get("started_at")),
         vnas_version=attributes.get("vnas_version"),
     )
 

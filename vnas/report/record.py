@@ -46,8 +46,9 @@ class Record:
     Attributes:
         name: of the study.
         study: what was run.
-        trials: one row a trial, by number; absent values are missing, never 0. Columns as in ``trials.csv``,
-            and the JSON values ``architecture``, ``anneal``, ``latency`` and ``training`` as objects.
+        trials: one row a trial, by number; absent values are missing, never 0. Columns as in ``trials.csv``; the JSON
+            values ``architecture``, ``anneal``, ``latency`` and ``training`` as objects; ``recovers``: the trial whose
+            place it has; and ``rungs``: what it found at each rung that it judged itself.
         front: the front's nets, one entry a seed; empty before they were retrained.
         front_latency: by digest, the last measurement of a front net (a ``Measurement`` as a dict).
         environment: of the run (an ``Environment`` as a dict).

@@ -8,7 +8,7 @@ from vnas.report import findings
 from vnas.report.analysis import Analysis, FrontNet
 from vnas.report.diagram import draw_net
 from vnas.report.document import Block, Diagrams, Figure, Paragraph, Section, Table
-from vnas.report.numbers import ABSENT, count, measured, number_word, percent
+from vnas.report.numbers import ABSENT, count, measured, number_word, percent, significant
 from vnas.report.tables import weights_path
 
 
@@ -20,10 +20,13 @@ def _figure(analysis: Analysis) -> Figure:
     nets = "; ".join(
         f"{net.letter} {findings.short_latency(net)}, {findings.accuracy(analysis, net)}" for net in analysis.front
     )
+    shown = "Every trial that was judged at the last rung" if analysis.several_rungs else "Every trained trial"
+    line = "the line is the front, towards the upper left is better"
+    if analysis.record.study.energy:
+        line = "rings mark the front, on which a net may be for its energy too"
     return Figure(
         "front",
-        "Every trained trial, coloured by depth; the line is the front, towards the upper left is better. Horizontal "
-        f"bars are the 95 % interval of the median latency within one process{test}",
+        f"{shown}, coloured by depth; {line}. Horizontal bars are the 95 % interval of the median latency within one process{test}",
         f"Scatter of validation accuracy against batch-1 latency. The front, fastest first: {nets}.",
     )
 
@@ -38,6 +41,7 @@ def _test_cell(net: FrontNet, images: int | None) -> str:
 
 
 def _numbers(analysis: Analysis) -> Table:
+    energy = analysis.record.study.energy
     tested, validated = findings.images(analysis, "test"), findings.images(analysis, "validation")
     rows = tuple(
         (
@@ -49,18 +53,20 @@ def _numbers(analysis: Analysis) -> Table:
             ABSENT if net.depth is None else str(net.depth),
             count(net.params),
             count(net.macs),
+            *([significant(net.energy_mj)] if energy else []),
         )
         for net in analysis.front
     )
     return Table(
         f"The front. Latency of the fused net at batch 1 on {analysis.record.device or 'an unnamed device'}, median "
         "with its 95 % interval; test accuracy of the retrained nets, mean over seeds with its 95 % t interval; "
-        "validation accuracy of the brief run in the search; parameters and MACs of the fused net.",
+        "validation accuracy of the brief run in the search; parameters and MACs of the fused net"
+        + ("; energy of one pass, measured in the search, the third objective." if energy else "."),
         (
             *("net", "latency, ms", "test top-1, %", "saved weights, test top-1, %", "validation top-1, %"),
-            *("depth", "parameters", "MACs"),
+            *("depth", "parameters", "MACs", *(["energy, mJ"] if energy else [])),
         ),
-        (False, *(True,) * 7),
+        (False, *(True,) * (8 if energy else 7)),
         rows,
     )
 

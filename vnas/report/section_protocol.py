@@ -7,10 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from vnas.config import StudyConfig
 from vnas.report import findings
 from vnas.report.analysis import Analysis
 from vnas.report.document import Block, Items, Listing, Paragraph, Section, Table
 from vnas.report.numbers import number_word, shown, significant
+
+
+_STRATEGIES = {
+    "continue": "A net that is sent on starts from the one that was judged, with lambda put back.",
+    "branch": "The rise of lambda is a branch each time; a net that is sent on starts from where the branch left.",
+    "restart": "A net that is sent on starts from fresh weights.",
+}
 
 
 def _span(values: list[int]) -> str | None:
@@ -112,6 +120,21 @@ def protocol(analysis: Analysis) -> Section:
     return Section("Protocol and environment", "protocol", tuple(blocks))
 
 
+def _brief_runs(study: StudyConfig) -> str:
+    """How nets are trained in the search."""
+    first, *higher = [f"{round(study.training.epochs * share, 2):g}" for share in study.rungs.shares]
+    if not higher:
+        return (
+            f"In the search each net is trained for {number_word(study.training.epochs, 'epoch')} and judged, fused, on "
+            "the validation set."
+        )
+    return (
+        f"In the search each net is trained for {first} {'epoch' if first == '1' else 'epochs'} and judged, fused, on "
+        f"the validation set; some are sent on and judged again after {' and '.join(higher)} epochs. Lambda reaches 1 "
+        f"before each judgement. {_STRATEGIES[study.rungs.strategy]}"
+    )
+
+
 def data_and_splits(analysis: Analysis) -> Section:
     """Where the images came from and what each part was used for."""
     data, study = analysis.record.data, analysis.record.study
@@ -141,8 +164,7 @@ def data_and_splits(analysis: Analysis) -> Section:
         blocks.append(Table("Images and where each part comes from.", columns, (False, True, False, False), rows))
     blocks.append(
         Paragraph(
-            f"In the search each net is trained for {number_word(study.training.epochs, 'epoch')} and judged, fused, "
-            f"on the validation set. Of the front at most {number_word(study.front.max_nets, 'net')} "
+            f"{_brief_runs(study)} Of the front at most {number_word(study.front.max_nets, 'net')} "
             f"{'is' if study.front.max_nets == 1 else 'are'} then trained anew, "
             f"{significant(study.front.epochs_factor, 2)} times as long, with "
             f"{number_word(study.front.seeds, 'seed')}; the seed whose weights are saved is picked by validation "

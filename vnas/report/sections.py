@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +17,7 @@ from vnas.report.numbers import duration, number_word, shown, significant
 from vnas.report.section_front import front
 from vnas.report.section_prediction import prediction, training
 from vnas.report.section_protocol import data_and_splits, protocol
+from vnas.report.section_saved import saved_by
 
 # Reasons differ in their numbers; beyond this many rows the table points to trials.csv.
 _MOST_FAILURES = 20
@@ -36,65 +39,86 @@ def _answer(analysis: Analysis) -> tuple[Block, ...]:
         if top is not fast:
             reached, _, where = findings.accuracy(analysis, top).partition(" on ")
             facts.append((f"Most accurate: {top.letter}", reached, f"on {where}, {findings.short_latency(top)}"))
+        if analysis.record.study.energy:
+            frugal = findings.least_energy(analysis)
+            energy = f"{significant(frugal.energy_mj)} mJ a pass"
+            facts.append((f"Least energy: {frugal.letter}", energy, findings.short_latency(frugal)))
     flops = analysis.judgements["flops"].scores
     if flops is not None and flops.within_10 is not None:
         share = findings.estimate(flops.within_10, 0, " %")
         facts.append(("FLOPs line, within 10 %", share, f"of {number_word(flops.n, 'net')} held out"))
-    trained = f"{len(analysis.completed)} of {len(analysis.record.trials)}"
-    facts.append(("Trials trained", trained, f"{number_word(len(analysis.front), 'net')} on the front"))
+    trained = f"{_statuses(analysis)['complete']} of {len(analysis.candidates)}"
+    name = "Candidates trained in full" if analysis.several_rungs else "Candidates trained"
+    facts.append((name, trained, f"{number_word(len(analysis.front), 'net')} on the front"))
     return (*(Paragraph(sentence) for sentence in findings.headline(analysis)), Facts(tuple(facts)))
 
 
-def _trials(analysis: Analysis) -> Section:
-    trials = analysis.record.trials
-    states = trials["state"]
-    other = {name: int((states == name).sum()) for name in ("RUNNING", "WAITING")}
-    interrupted = int(trials["interrupted"].fillna(False).sum())
-    facts = [
-        ("Trained", str(len(analysis.completed)), ""),
-        ("Duplicates", str(len(analysis.duplicates)), "known answer taken" if len(analysis.duplicates) else ""),
-        ("Stopped by a gate", str(len(analysis.rejected)), ""),
-        ("Failed", str(len(analysis.failed)), ""),
+def _statuses(analysis: Analysis) -> Counter[str]:
+    return Counter(candidate.status for candidate in analysis.candidates)
+
+
+def _counts(analysis: Analysis) -> Facts:
+    """Candidates by what became of them, each once; then the trials that are no candidates of their own."""
+    trials, counts = analysis.record.trials, _statuses(analysis)
+    facts = [("Trained in full" if analysis.several_rungs else "Trained", str(counts["complete"]), "")]
+    if analysis.several_rungs:
+        facts.append(("Stopped at a lower rung", str(counts["stopped"]), ""))
+    higher = len(analysis.failed) - counts["failed"]
+    duplicates = len(analysis.duplicates)
+    facts += [
+        ("Duplicates", str(duplicates), "known answer taken" if duplicates else ""),
+        ("Turned away by a gate", str(counts["rejected"]), ""),
+        ("Failed", str(counts["failed"]), f"and {higher} after a lower rung" if higher else ""),
     ]
-    if interrupted:
-        facts.append(("Interrupted", str(interrupted), "drawn again after a resume"))
-    if other["RUNNING"] + other["WAITING"]:
-        facts.append(
-            ("Not finished", str(other["RUNNING"] + other["WAITING"]), "running or waiting when this was read")
+    if interrupted := int(trials["interrupted"].sum()):
+        facts.append(("Interrupted", str(interrupted), "trials left by a run that ended, not failures"))
+    if unfinished := int(trials["state"].isin(["RUNNING", "WAITING"]).sum()):
+        facts.append(("Not finished", str(unfinished), "running or waiting when this was read"))
+    return Facts(tuple(facts))
+
+
+def _hypervolume(analysis: Analysis) -> list[Block]:
+    if analysis.hypervolume is None or analysis.reference_ms is None:
+        return []
+    limited = analysis.record.study.latency.budget_ms is not None
+    unit, corner = "%·ms", f"0 % and {significant(analysis.reference_ms)} ms"
+    origin = "the budget" if limited else "the slowest trained net"
+    if analysis.reference_mj is not None:
+        unit, energy = "%·ms·mJ", f"{significant(analysis.reference_mj)} mJ"
+        corner = f"0 %, {significant(analysis.reference_ms)} ms and {energy}"
+        origin += " and the most energy of a trained net"
+    return [
+        Paragraph(
+            f"Hypervolume of the validation front: {significant(analysis.hypervolume)} {unit}, up to {corner} ({origin})."
         )
-    blocks: list[Block] = [Facts(tuple(facts))]
-    if len(trials) == 0:
+    ]
+
+
+def _trials(analysis: Analysis) -> Section:
+    blocks: list[Block] = [_counts(analysis)]
+    if len(analysis.record.trials) == 0:
         blocks.append(Paragraph("The study holds no trial yet."))
     else:
         blocks += [Paragraph("What was not trained:"), Items(tuple(findings.savings(analysis)))]
-    if analysis.hypervolume is not None and analysis.reference_ms is not None:
-        blocks.append(
-            Paragraph(
-                f"Hypervolume of the validation front: {significant(analysis.hypervolume)} %·ms, up to 0 % and "
-                f"{significant(analysis.reference_ms)} ms "
-                + (
-                    "(the budget)."
-                    if analysis.record.study.latency.budget_ms is not None
-                    else "(the slowest trained net)."
-                )
-            )
-        )
-    unsuccessful = pd.concat([analysis.failed, analysis.rejected]).sort_values("number")
-    if len(unsuccessful):
-        head = unsuccessful.head(_MOST_FAILURES)
-        rest = len(unsuccessful) - len(head)
-        cells = tuple(
-            (str(row.number), _state(row.state), shown(row.reason), shown(row.description)) for row in rows(head)
-        )
-        caption = "Trials without a trained net" + (
-            f", the first {len(head)}; {rest} more in trials.csv." if rest else "."
-        )
-        blocks.append(Table(caption, ("trial", "state", "reason", "architecture"), (True, False, False, False), cells))
+    blocks += [*_hypervolume(analysis), *_unsuccessful(analysis)]
     return Section("Trials", "trials", tuple(blocks))
 
 
-def _state(state: str) -> str:
-    return {"FAIL": "failed", "PRUNED": "stopped"}.get(state, state.lower())
+def _unsuccessful(analysis: Analysis) -> list[Block]:
+    unsuccessful = pd.concat([analysis.failed, analysis.rejected]).sort_values("number")
+    if not len(unsuccessful):
+        return []
+    head = unsuccessful.head(_MOST_FAILURES)
+    rest = len(unsuccessful) - len(head)
+    cells = tuple((str(row.number), _state(row), shown(row.reason), shown(row.description)) for row in rows(head))
+    caption = "Trials without a trained net" + (f", the first {len(head)}; {rest} more in trials.csv." if rest else ".")
+    return [Table(caption, ("trial", "state", "reason", "architecture"), (True, False, False, False), cells)]
+
+
+def _state(row: Any) -> str:
+    if row.state == "FAIL":
+        return "failed"
+    return "turned away" if pd.isna(row.gate) else f"turned away: {row.gate}"
 
 
 def compose(analysis: Analysis, figures: Collection[str], saved: Collection[str]) -> Document:
@@ -107,11 +131,13 @@ def compose(analysis: Analysis, figures: Collection[str], saved: Collection[str]
     """
     record = analysis.record
     source = record.data.get("source", record.study.data.source)
-    spent = record.trials["seconds"].dropna()
+    # A trial that goes on from another has the other's seconds until it ends.
+    spent = record.trials["seconds"][record.trials["state"].isin(["COMPLETE", "PRUNED", "FAIL"])]
+    spent = spent[~record.trials["interrupted"]].dropna()
     finished = record.trials["finished_at"].dropna()
     subtitle = (
-        f"{source} · {record.device or 'device unknown'} · {number_word(len(record.trials), 'trial')} · sampler "
-        f"{record.study.sampler}, seed {record.study.seed}"
+        f"{source} · {record.device or 'device unknown'} · {number_word(len(analysis.candidates), 'candidate')} in "
+        f"{number_word(len(record.trials), 'trial')} · sampler {record.study.sampler}, seed {record.study.seed}"
     )
     version = f"vnas {record.vnas_version}" if record.vnas_version else "an unknown version of vnas"
     closing = (
@@ -130,6 +156,7 @@ def compose(analysis: Analysis, figures: Collection[str], saved: Collection[str]
             prediction(analysis, figures),
             *training(figures),
             _trials(analysis),
+            *saved_by(analysis),
             Section("What this data cannot say", "limits", (Items(tuple(limits(analysis))),)),
             protocol(analysis),
             data_and_splits(analysis),

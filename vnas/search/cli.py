@@ -15,6 +15,7 @@ EPILOG = """\
 examples:
   python -m vnas.search                                   the quickstart study on embedded digits
   python -m vnas.search --gpu 0 --study cifar10 --data torch/cifar10 --time 2h
+  python -m vnas.search --gpu 0,1,2,3 --study cifar10     a worker a GPU
   python -m vnas.search --resume                          go on with an interrupted run
 
 exit codes: 0 done, 1 failed, 2 usage, 3 no such device, 130 interrupted (go on with --resume)
@@ -40,6 +41,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    if not re.fullmatch(r"\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
 def positive_float(text: str) -> float:
     """A number greater than 0."""
     try:
@@ -62,17 +70,28 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--study", metavar="NAME|FILE", help="what to run (default: quickstart)")
     device = result.add_mutually_exclusive_group()
-    device.add_argument("--gpu", metavar="N", help="the GPU to measure and train on")
+    device.add_argument("--gpu", metavar="N[,N..]", help="the GPUs to measure and train on, a worker each")
     device.add_argument("--device", metavar="NAME", help="cpu, or cuda:N (default: the first GPU, else the CPU)")
     result.add_argument(
         "--data", metavar="SOURCE", help="digits, a folder or .tar of class folders, torch/cifar10, hfds/..., wds/..."
     )
-    result.add_argument("--trials", type=positive_int, metavar="N", help="distinct candidates to evaluate")
+    result.add_argument("--trials", type=positive_int, metavar="N", help="distinct candidates to train")
     result.add_argument("--time", type=duration, metavar="30m", help="ask for no more candidates after this long")
     result.add_argument(
         "--latency-budget", type=positive_float, metavar="MS", help="do not train a net that is slower than this"
     )
-    result.add_argument("--storage", metavar="URL", help="an Optuna storage (default: study.db in the run directory)")
+    result.add_argument(
+        "--workers",
+        type=count,
+        metavar="K",
+        help="on the CPU: processes that share its cores (default: 1); 0 to work in this process",
+    )
+    result.add_argument(
+        "--storage",
+        metavar="URL",
+        help="an Optuna storage (default: study.db in the run directory); with a server's, the same command on "
+        "several machines works on one study",
+    )
     result.add_argument("--out", metavar="DIR", help="the run directory (default: reports/STUDY)")
     result.add_argument("--seed", type=int, metavar="N", help="seed of the sampler and of every training run")
     result.add_argument("--resume", action="store_true", help="go on with the study in the run directory")

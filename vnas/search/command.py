@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
+import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from optuna.trial import TrialState
+import optuna
+import sqlalchemy
 
-from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ResumeError
-from vnas.profiler import Environment, capture_environment, resolve_device
+from vnas.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, ResumeError, VnasError
+from vnas.profiler import Environment
 from vnas.profiler.allocator import keep_freed_memory
 from vnas.report import read, render
 from vnas.report.files import write
 from vnas.report.reading import shown_url
 from vnas.search import front, space, store
-from vnas.search.driver import search
+from vnas.search.engine.driver import Driver
+from vnas.search.engine.ledger import Ledger
+from vnas.search.engine.rules import Rules
+from vnas.search.nets import NetProblem
+from vnas.search.presets import preset_draws
 from vnas.search.settings import Settings, settle
 from vnas.search.terminal import Terminal
+from vnas.search.workforce import devices_of, hire, one_kind, processes
 from vnas.training import Data, open_data
 
 try:
@@ -44,45 +54,91 @@ def run(args: argparse.Namespace) -> int:
     """
     terminal = Terminal()
     keep_freed_memory()  # before anything is measured or trained
-    device = resolve_device(args.gpu, args.device)
-    environment = capture_environment(device)
-    terminal.device(environment, str(device))
+    devices = devices_of(args.gpu, args.device)
+    count = processes(devices, args.workers)
+    environment = one_kind(devices)
+    terminal.device(environment, ", ".join(map(str, devices)))
     settings = settle(args)
     config = settings.config
     data = open_data(config.data)
     terminal.data(data)
     space.check(config.space, in_chans=data.in_chans, num_classes=data.num_classes, anneal=config.training.anneal)
+    presets = preset_draws(config, in_chans=data.in_chans, num_classes=data.num_classes)
     settings.out.mkdir(parents=True, exist_ok=True)
-    with _only_run(settings):
+    with _only_run(settings), _storage_errors(settings):
         try:
-            opened = _open(settings, environment, data, terminal, resume=args.resume)
+            driver, study = _open(settings, environment, data, terminal, presets, resume=args.resume)
             with terminal:
-                search(opened, data, device, terminal)
-                front.retrain(opened, data, device, settings.out, terminal)
+                checkpoints = settings.out / "checkpoints"
+                executor, names = hire(config, devices, count, checkpoints, terminal.advanced)
+                with contextlib.closing(executor):
+                    if count > 1:
+                        terminal.workers(names)
+                    driver.run(executor)
+                if driver.others:
+                    terminal.note("other machines are still at work on this study; the last of them judges the front")
+                else:
+                    judged = driver.book.judged(len(driver.problem.rungs) - 1)
+                    front.retrain(front.FrontJob(study, config, settings.out), judged, data, devices[0], terminal)
+                    shutil.rmtree(checkpoints, ignore_errors=True)
             record = read(settings.url, config.name)
             terminal.finished(record, render(record, settings.out))
         except KeyboardInterrupt:
             terminal.interrupted(resume_command(args, settings))
             return EXIT_INTERRUPTED
-    completed = any(entry.state == TrialState.COMPLETE for entry in opened.known.values())
+    completed = any(True for _ in driver.book.judged(len(driver.problem.rungs) - 1))
     return EXIT_DONE if completed else EXIT_FAILED
 
 
 def _open(
-    settings: Settings, environment: Environment, data: Data, terminal: Terminal, *, resume: bool
-) -> store.StudyStore:
+    settings: Settings,
+    environment: Environment,
+    data: Data,
+    terminal: Terminal,
+    presets: list[dict[str, Any]],
+    *,
+    resume: bool,
+) -> tuple[Driver, optuna.Study]:
     config, storage = settings.config, store.open_storage(settings.url)
+    shared = store.shareable(settings.url)
     facts = store.facts(environment, data)
-    if settings.exists:
-        opened, recovered = store.StudyStore.resume(storage, config, facts)
-        terminal.recovered(recovered)
-    else:
+    problem = NetProblem(config, in_chans=data.in_chans, num_classes=data.num_classes)
+    rules = Rules.of(config, floor=100.0 / data.num_classes)
+    owner = f"{socket.gethostname()}/{os.getpid()}"
+    study: optuna.Study | None = None
+    exists, changes = settings.exists, tuple[str, ...]()
+    if not exists:
         if resume:
             terminal.note(f"nothing to resume in {settings.out}: starting")
         own = settings.database is not None and settings.database.parent == settings.out.absolute()
-        opened = store.StudyStore.create(storage, config, facts, own=own)
+        study = store.create(storage, config, facts, own=own, shared=shared)
+    if study is None:
+        study, changes = store.resume(storage, config, facts)
+        exists = True
+    ledger = Ledger(study, problem.choices, owner)
+    if not exists:
+        for draw in presets:
+            ledger.queue(draw, {"preset": True})
+    driver = Driver(problem, ledger, rules, terminal, shared=shared)
+    recovered = driver.recover()
+    if exists:
+        terminal.resumed(driver.book.finished, recovered, changes)
     write(settings.out / "study.toml", config.to_toml())
-    return opened
+    return driver, study
+
+
+@contextlib.contextmanager
+def _storage_errors(settings: Settings) -> Iterator[None]:
+    """A database that fails is said to be one, without its password."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        detail = str(getattr(cause, "orig", None) or type(cause).__name__).splitlines()[0]
+        raise VnasError(
+            f"the storage {shown_url(settings.url)} failed: {shown_url(detail)}. Every completed trial that it holds is "
+            "kept; once it works again, the same command with --resume goes on"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -116,6 +172,8 @@ def resume_command(args: argparse.Namespace, settings: Settings) -> str:
         words += ["--gpu", args.gpu]
     if args.device is not None:
         words += ["--device", args.device]
+    if args.workers is not None:
+        words += ["--workers", str(args.workers)]
     if args.study is not None:
         words += ["--study", args.study]
     for flag, value in (("--data", args.data), ("--trials", args.trials), ("--latency-budget", args.latency_budget)):

@@ -9,25 +9,26 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from optuna.trial import TrialState
-
 from vnas.errors import MeasurementError, TrainingError
 from vnas.evaluate import Candidate, measure_net, train
 from vnas.nets import load_checkpoint, save_weights
 from vnas.pareto import hypervolume, non_dominated
 from vnas.report.files import write
+from vnas.search.store import front_results, set_front_result
 from vnas.training import Data, evaluate
 
 if TYPE_CHECKING:
+    import optuna
     import torch
 
-    from vnas.search.store import Known, StudyStore
+    from vnas.config import StudyConfig
+    from vnas.search.engine.book import Entry
     from vnas.training import Progress
 
 
@@ -39,6 +40,15 @@ class FrontNet:
     candidate: Candidate
     val_top1: float
     latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrontJob:
+    """Whose front it is, and where its nets are kept."""
+
+    study: optuna.Study
+    config: StudyConfig
+    run_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +78,23 @@ class FrontReporter(Protocol):
         """Something worth a line."""
 
 
-def select(known: list[Known], max_nets: int) -> list[FrontNet]:
-    """The front of the completed trials, fastest first, thinned to the nets that add most hypervolume.
+def select(judged: Iterable[Entry], max_nets: int, budget_ms: float | None = None) -> list[FrontNet]:
+    """The front of what was judged at the last rung, fastest first, thinned to the nets that add most hypervolume.
 
     Args:
-        known: distinct candidates.
+        judged: distinct candidates.
         max_nets: at most so many.
+        budget_ms: slower nets are left out.
     """
     nets = [
-        FrontNet(entry.number, Candidate.from_attributes(entry.attributes), entry.values[0], entry.values[1])
-        for entry in known
-        if entry.state == TrialState.COMPLETE and entry.values is not None
+        FrontNet(
+            entry.number,
+            Candidate.from_attributes(entry.attributes),
+            entry.rungs[-1]["val_top1"],
+            entry.attributes["latency_ms"],
+        )
+        for entry in judged
+        if budget_ms is None or entry.attributes["latency_ms"] <= budget_ms
     ]
     if not nets:
         return []
@@ -106,7 +122,7 @@ def _least_useful(front: list[FrontNet]) -> FrontNet:
 
 
 def retrain(
-    store: StudyStore, data: Data, device: torch.device, run_dir: Path, reporter: FrontReporter
+    job: FrontJob, judged: Iterable[Entry], data: Data, device: torch.device, reporter: FrontReporter
 ) -> list[FrontNet]:
     """Train each net of the front with fresh seeds, judge it on the test set, keep its best weights.
 
@@ -116,24 +132,24 @@ def retrain(
     Raises:
         KeyboardInterrupt: passed on; what is stored stays.
     """
-    settings = store.config.front
-    front = select(list(store.known.values()), settings.max_nets)
+    settings = job.config.front
+    front = select(judged, settings.max_nets, job.config.latency.budget_ms)
     if not front:
         return front
-    results = store.front_results()
+    results = front_results(job.study)
     pending = [
-        (net, repeat) for net in front for repeat in range(settings.seeds) if not _done(results, run_dir, net, repeat)
+        (net, repeat) for net in front for repeat in range(settings.seeds) if not _done(results, job.run_dir, net, repeat)
     ]
     total = len(front) * settings.seeds
     reporter.front_started(len(front), total, total - len(pending))
     for net, repeat in pending:
         try:
-            _retrain_once(store, data, device, run_dir, reporter, net, repeat)
+            _retrain_once(job, data, device, reporter, net, repeat)
         except Exception as error:  # noqa: BLE001  the other runs and the report do not depend on this one
             reporter.note(f"{_name(net, repeat)} failed: {type(error).__name__}: {error}. --resume tries it again")
     for net in front:
-        _keep_best(store, run_dir, net)
-    _measure_again(store, device, run_dir, front, reporter)
+        _keep_best(job, net)
+    _measure_again(job, device, front, reporter)
     return front
 
 
@@ -162,15 +178,14 @@ def _done(results: dict[str, Any], run_dir: Path, net: FrontNet, repeat: int) ->
 
 
 def _retrain_once(
-    store: StudyStore,
+    job: FrontJob,
     data: Data,
     device: torch.device,
-    run_dir: Path,
     reporter: FrontReporter,
     net: FrontNet,
     repeat: int,
 ) -> None:
-    config = store.config
+    config = job.config
     began = time.perf_counter()
     stored: dict[str, Any] = {
         "digest": net.candidate.architecture.digest,
@@ -194,10 +209,10 @@ def _retrain_once(
         size = net.candidate.architecture.image_size
         test_top1 = evaluate(result.fused, data.loader("test", size, device=device), device)
     except TrainingError as error:
-        store.set_front_result(_key(net, repeat), stored | {"reason": str(error)})
+        set_front_result(job.study, _key(net, repeat), stored | {"reason": str(error)})
         reporter.note(f"{_name(net, repeat)}: {error}")
         return
-    path = _weights(run_dir, net, repeat)
+    path = _weights(job.run_dir, net, repeat)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(result.fused, path)
     seconds = time.perf_counter() - began
@@ -208,53 +223,53 @@ def _retrain_once(
         "seconds": seconds,
         "training": result.to_dict(),
     }
-    store.set_front_result(_key(net, repeat), stored)
+    set_front_result(job.study, _key(net, repeat), stored)
     reporter.retrained(Retrained(net, repeat, result.val_top1, test_top1, seconds))
 
 
-def _runs(store: StudyStore, net: FrontNet) -> Iterator[tuple[int, dict[str, Any]]]:
-    results = store.front_results()
-    for repeat in range(store.config.front.seeds):
+def _runs(job: FrontJob, net: FrontNet) -> Iterator[tuple[int, dict[str, Any]]]:
+    results = front_results(job.study)
+    for repeat in range(job.config.front.seeds):
         result = results.get(_key(net, repeat))
         if result is not None and "val_top1" in result and result["candidate"] == net.candidate.digest:
             yield repeat, result
 
 
-def _keep_best(store: StudyStore, run_dir: Path, net: FrontNet) -> None:
-    folder = _folder(run_dir, net)
-    runs = list(_runs(store, net))
+def _keep_best(job: FrontJob, net: FrontNet) -> None:
+    folder = _folder(job.run_dir, net)
+    runs = list(_runs(job, net))
     if not runs:
         return
     best, _ = max(runs, key=lambda run: (run[1]["val_top1"], -run[0]))
     write(folder / "architecture.json", net.candidate.architecture.to_json() + "\n")
-    source = _weights(run_dir, net, best)
+    source = _weights(job.run_dir, net, best)
     if source.is_file():
         source.replace(folder / "weights.safetensors")
     for repeat, result in runs:
         if result["chosen"] != (repeat == best):
-            store.set_front_result(_key(net, repeat), result | {"chosen": repeat == best})
+            set_front_result(job.study, _key(net, repeat), result | {"chosen": repeat == best})
     shutil.rmtree(folder / "seeds", ignore_errors=True)
 
 
 def _measure_again(
-    store: StudyStore, device: torch.device, run_dir: Path, front: list[FrontNet], reporter: FrontReporter
+    job: FrontJob, device: torch.device, front: list[FrontNet], reporter: FrontReporter
 ) -> None:
     """Time the trained nets once more, in shuffled order: chance had a part in the latencies they were chosen by."""
-    results = store.front_results()
-    order = np.random.default_rng(store.config.seed).permutation(len(front))
+    results = front_results(job.study)
+    order = np.random.default_rng(job.config.seed).permutation(len(front))
     for index in order:
         net = front[int(index)]
         architecture = net.candidate.architecture
         key = f"{architecture.digest}/latency"
-        path = _folder(run_dir, net) / "weights.safetensors"
+        path = _folder(job.run_dir, net) / "weights.safetensors"
         if key in results or not path.is_file():
             continue
         size = architecture.image_size
         try:
             measurement = measure_net(
-                load_checkpoint(path, architecture), (architecture.in_chans, size, size), device, store.config.latency
+                load_checkpoint(path, architecture), (architecture.in_chans, size, size), device, job.config.latency
             )
         except MeasurementError as error:
             reporter.note(f"trial {net.trial} could not be measured again: {error}")
             continue
-        store.set_front_result(key, measurement.to_dict())
+        set_front_result(job.study, key, measurement.to_dict())

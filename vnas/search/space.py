@@ -9,18 +9,13 @@ projection rule); different draws may so name the same candidate, and its digest
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from vnas.config import Anneal, SpaceConfig, StageSpace
 from vnas.errors import ArchitectureError, ConfigError
 from vnas.evaluate import Candidate
 from vnas.nets import Architecture, Stage, Stem
-
-if TYPE_CHECKING:
-    import optuna
 
 T = TypeVar("T")
 
@@ -44,6 +39,50 @@ def choices(space: SpaceConfig) -> dict[str, tuple[Any, ...]]:
     for name in ANNEAL_FIELDS:
         found[f"anneal.{name}"] = getattr(space.anneal, name) or ()
     return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def absent(draw: Mapping[str, Any], space: SpaceConfig) -> set[str]:
+    """Names of :func:`choices` that a draw makes irrelevant."""
+    count = draw.get("stages.count", space.stages.count[0])
+    names = {
+        f"stage{number}.{name}" for number in range(count + 1, max(space.stages.count) + 1) for name in STAGE_FIELDS
+    }
+    shape = draw.get("anneal.shape", (space.anneal.shape or ("",))[0])
+    return names | ({"anneal.steps"} if shape and shape != "step" else set())
+
+
+def draw_of(candidate: Candidate, space: SpaceConfig) -> dict[str, Any]:
+    """The draw that names a candidate: the inverse of :func:`candidate_of`.
+
+    Raises:
+        ConfigError: the space does not have it; the message says in what.
+    """
+    arch = candidate.architecture
+    wanted: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "image_size": (arch.image_size, space.image_size),
+        "activation": (arch.activation, space.activation),
+        "dropout": (arch.dropout, space.dropout),
+    }
+    for name in ("kernel", "stride", "width", "series"):
+        wanted[f"stem.{name}"] = (getattr(arch.stem, name), getattr(space.stem, name))
+    wanted["stages.count"] = (len(arch.stages), space.stages.count)
+    for number in range(1, max(space.stages.count) + 1):
+        for name in STAGE_FIELDS:
+            options = getattr(space.stages, name)
+            there = number <= len(arch.stages)
+            wanted[f"stage{number}.{name}"] = (getattr(arch.stages[number - 1], name) if there else options[0], options)
+    for name in ANNEAL_FIELDS:
+        options = getattr(space.anneal, name)
+        if options:
+            value = getattr(candidate.anneal, name)
+            wanted[f"anneal.{name}"] = (value if value in options else options[0], options)
+    for name, (value, options) in wanted.items():
+        if value not in options:
+            raise ConfigError(
+                f"search space {space.name} has no net {arch.describe()}: {name} = {value!r} is not one of "
+                f"{', '.join(map(repr, options))}. Add it to the space, or leave the net out of presets"
+            )
+    return {name: wanted[name][0] for name in choices(space)}
 
 
 def size(space: SpaceConfig) -> int:
@@ -138,22 +177,6 @@ def _anneal(drawn: dict[str, Any], space: SpaceConfig, base: Anneal) -> Anneal:
     if mended.end + mended.stagger > 1.0:
         mended = mended.model_copy(update={"stagger": 1.0 - mended.end})
     return Anneal.model_validate(mended.canonical().model_dump())
-
-
-def suggest(trial: optuna.Trial, space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> Candidate:
-    """Draw a candidate: every name of :func:`choices`, in that order, as a categorical.
-
-    Raises:
-        ConfigError: the space allows a stem that no image of this size passes.
-    """
-    drawn = {name: trial.suggest_categorical(name, options) for name, options in choices(space).items()}
-    return candidate_of(drawn, space, in_chans=in_chans, num_classes=num_classes, anneal=anneal)
-
-
-def random_draw(space: SpaceConfig, seed: Sequence[int]) -> dict[str, Any]:
-    """A value for every name of :func:`choices`, each independent and uniform."""
-    generator = np.random.default_rng(list(seed))
-    return {name: options[int(generator.integers(len(options)))] for name, options in choices(space).items()}
 
 
 def check(space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> None:

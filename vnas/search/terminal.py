@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -23,12 +23,12 @@ from vnas.report.numbers import count, measured, number_word, percent
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vnas.evaluate import Candidate
     from vnas.profiler import Environment
     from vnas.report import Paths, Record
-    from vnas.search.driver import TrialLine
+    from vnas.search.engine.protocol import Subject
+    from vnas.search.engine.recovery import Recovered
+    from vnas.search.engine.reporting import TrialLine
     from vnas.search.front import Retrained
-    from vnas.search.store import Recovered
     from vnas.training import Data, Progress
 
 
@@ -55,6 +55,7 @@ class Terminal:
         )
         self._task = self._bar.add_task("starting", total=1, left="", visible=False)
         self._seconds: list[float] = []
+        self._shares: dict[int, float] = {}
         self._images: Mapping[Any, int] = {}
         self._done = 0
         self._total = 0
@@ -82,13 +83,18 @@ class Terminal:
         counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
         self._print(f"data: {data.source}: {data.num_classes} classes, {counts} images")
 
-    def recovered(self, recovered: Recovered) -> None:
-        """What a resumed run starts from."""
+    def resumed(self, finished: int, recovered: Recovered, changes: tuple[str, ...]) -> None:
+        """What a run that goes on starts from."""
         again = f", {recovered.requeued} interrupted and queued again" if recovered.requeued else ""
         again += f", {recovered.completed} killed after the last answer and complete" if recovered.completed else ""
-        self._print(f"resuming: {recovered.finished} finished trials{again}")
-        if recovered.changes:
-            self.note(f"since the study began: {', '.join(recovered.changes)}; latencies may not compare exactly")
+        again += f", {recovered.stopped} killed above a rung and stopped there" if recovered.stopped else ""
+        self._print(f"resuming: {finished} finished trials{again}")
+        if changes:
+            self.note(f"since the study began: {', '.join(changes)}; latencies may not compare exactly")
+
+    def workers(self, names: Sequence[str]) -> None:
+        """Who works."""
+        self._print(f"workers: {', '.join(names)}")
 
     def note(self, text: str) -> None:
         """A line about something out of the ordinary."""
@@ -99,25 +105,31 @@ class Terminal:
         self._of = " of the search"
         self._start("search", done, total)
 
-    def trial_started(self, number: int, candidate: Candidate) -> None:
+    def trial_started(self, number: int, subject: Subject) -> None:
         """Name the candidate at work in the bar."""
         self._bar.update(self._task, description=escape(f"trial {number}"))
 
+    def advanced(self, number: int, share: float) -> None:
+        """Move the bar within the training runs that are under way."""
+        self._shares[number] = share
+        self._bar.update(self._task, completed=self._done + min(sum(self._shares.values()), self._total - self._done))
+
     def training(self, progress: Progress) -> None:
-        """Move the bar within a training run."""
-        share = progress.step / progress.steps
-        self._bar.update(self._task, completed=self._done + share)
+        """Move the bar within a training run of the front."""
+        self.advanced(-1, progress.step / progress.steps)
 
     def trial_finished(self, line: TrialLine, done: int, total: int) -> None:
         """One line a trial."""
-        if line.state != "duplicate":
+        self._shares.pop(line.number, None)
+        if line.state not in ("duplicate", "rejected"):
             self._seconds.append(line.seconds)
         self._advance(done, total)
         head = f"trial {line.number:>3}"
-        if line.state == "complete" and line.latency_ms is not None:
+        if line.state in ("complete", "stopped") and line.latency_ms is not None:
+            note = f"   ({line.note})" if line.note else ""
             body = (
                 f"{self._percent(line.val_top1, 'validation')} % val   {measured(*line.latency_ms) + ' ms':<28} "
-                f"depth {line.depth}   {line.seconds:5.1f} s   {line.description}"
+                f"depth {line.depth}   {line.seconds:5.1f} s   {line.description}{note}"
             )
         else:
             body = f"{line.state}: {line.note}   {line.description}"
@@ -134,6 +146,7 @@ class Terminal:
 
     def retrained(self, result: Retrained) -> None:
         """One line a run."""
+        self._shares.clear()
         self._seconds.append(result.seconds)
         self._advance(self._done + 1, self._total)
         self._print(
@@ -183,6 +196,7 @@ class Terminal:
 
     def _start(self, what: str, done: int, total: int) -> None:
         self._seconds, self._done, self._total = [], done, total
+        self._shares.clear()
         self._bar.update(self._task, description=what, completed=done, total=total, left="", visible=True)
 
     def _advance(self, done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ from vnas.search.engine.recovery import Recovered, recover, was_left
 from vnas.search.engine.reporting import Reporter, line_of
 from vnas.search.engine.rules import Rules
 from vnas.search.interrupts import protected
-from vnas.search.policy.gates import Known
+from vnas.search.policy.gates import PROMISE, Known
 from vnas.search.policy.promotion import Limits, Spent, may_begin, may_go_on, next_on
 from vnas.search.sampling.suggester import Suggester, Told
 
@@ -49,6 +49,8 @@ EXHAUSTED_AFTER = 100
 """As many repetitions in a row mean that there is hardly anything new to be had."""
 TURNED_AWAY_AFTER = 1000
 """As many candidates in a row that no gate lets pass mean that the study asks for what the space does not have."""
+POSTPONE_AT_MOST = 8
+"""Candidates that are measured and put off, one after the other, before one is trained whatever it promises."""
 BROKEN_AFTER = 3
 """As many failures in a row that vnas did not raise itself mean that something is wrong with the machine or with us."""
 WAIT_SECONDS = 0.5
@@ -84,7 +86,6 @@ class Driver:
 
     Args:
         problem: what is searched.
-        executor: who measures and trains.
         ledger: the trials.
         rules: limits, gates and seeds of the study.
         reporter: where it tells what it does.
@@ -94,14 +95,13 @@ class Driver:
     def __init__(
         self,
         problem: Problem,
-        executor: Executor,
         ledger: Ledger,
         rules: Rules,
         reporter: Reporter,
         *,
         shared: bool = False,
     ) -> None:
-        self._problem, self._executor, self._ledger = problem, executor, ledger
+        self.problem, self._ledger = problem, ledger
         self._rules, self._reporter, self._shared = rules, reporter, shared
         self.book = Book()
         self._work: dict[int, _Work] = {}
@@ -109,6 +109,7 @@ class Driver:
         self._tokens: dict[int, int] = {}
         self._latencies: dict[str, Attributes] = {}
         self._broken = 0
+        self._in_a_row = 0
         self._asked = 0
         self._ended: str | None = None
         self._synced = -np.inf
@@ -138,20 +139,24 @@ class Driver:
                 for trial in self._ledger.trials():
                     if trial.state == TrialState.RUNNING and trial.number not in self._work:
                         self._ledger.abandon(trial)
-            found = recover(self._ledger, self._rules, len(self._problem.rungs))
+            found = recover(self._ledger, self._rules, len(self.problem.rungs))
             for trial in self._ledger.trials():
                 if trial.number not in self._work:
                     self._learn(trial)
         return found
 
-    def run(self) -> None:
+    def run(self, executor: Executor) -> None:
         """Work until the limits are reached.
+
+        Args:
+            executor: who measures and trains.
 
         Raises:
             VnasError: several trials in a row failed for a reason that is not the candidate's.
             KeyboardInterrupt: passed on, after the trials at work were put back into the queue.
         """
-        self._began = self._executor.clock()
+        self._executor = executor
+        self._began = executor.clock()
         self._reporter.search_started(self.book.counted, self._rules.limits.candidates)
         try:
             while True:
@@ -193,11 +198,13 @@ class Driver:
 
     def _spent(self) -> Spent:
         first, above = self.book.epochs()
-        rungs = self._problem.rungs
+        rungs = self.problem.rungs
         candidates = self.book.counted
-        for work in self._work.values():
-            if work.rungs:
-                above += rungs[len(work.rungs)] - rungs[len(work.rungs) - 1] if len(work.rungs) < len(rungs) else 0.0
+        for entry in self.book.entries.values():
+            if entry.running is None or len(entry.rungs) == len(rungs):
+                continue
+            if entry.rungs:
+                above += rungs[len(entry.rungs)] - rungs[len(entry.rungs) - 1]
             else:
                 first += rungs[0]
                 candidates += 1
@@ -210,9 +217,9 @@ class Driver:
             return ""
         if limits.seconds is not None and spent.seconds >= limits.seconds:
             return f"the time limit of {limits.seconds / 60:g} min is reached after {self.book.counted} candidates"
-        if not may_begin(spent, limits, self._problem.rungs[0], above=len(self._problem.rungs) > 1):
+        if not may_begin(spent, limits, self.problem.rungs[0], above=len(self.problem.rungs) > 1):
             return ""
-        if self.book.repeated >= EXHAUSTED_AFTER or len(self.book.entries) >= self._problem.size:
+        if self.book.repeated >= EXHAUSTED_AFTER or len(self.book.entries) >= self.problem.size:
             return f"the space seems exhausted after {self.book.counted} candidates: draws only repeat them"
         if self.book.rejections >= TURNED_AWAY_AFTER:
             return (
@@ -223,7 +230,7 @@ class Driver:
 
     def _continue(self, *, begun_all: bool = False) -> bool:
         """Send a candidate that was stopped one rung up, if there is room and one is worth it."""
-        rungs = self._problem.rungs
+        rungs = self.problem.rungs
         spent = self._spent()
         for rung in range(len(rungs) - 1):
             cost = rungs[rung + 1] - rungs[rung]
@@ -265,8 +272,9 @@ class Driver:
         number = self._ledger.begin(entry.draw, attributes)
         if number is None:
             return
-        subject = self._problem.subject(entry.draw)
-        work = _Work(number, subject, entry.draw, None, list(entry.rungs), 1, self._executor.clock(), entry.preset)
+        subject = self.problem.subject(entry.draw)
+        rungs = [dict(found) for found in entry.rungs]
+        work = _Work(number, subject, entry.draw, None, rungs, 1, self._executor.clock(), entry.preset)
         self._start(work)
         entry.running = number
         self._ready.append(Job(number, "train", subject, len(work.rungs)))
@@ -278,19 +286,19 @@ class Driver:
             if taken is None:
                 token, draw = self._draw()
             else:
-                draw = {name: taken.params[name] for name in self._problem.choices}
+                draw = {name: taken.params[name] for name in self.problem.choices}
                 token = self._suggester.begin(draw)
         self._asked += 1
         began = self._executor.clock()
         attempt = 1 if taken is None else int(taken.user_attrs.get("attempt", 1))
         extra: Attributes = {"attempt": attempt} if attempt > 1 else {}
         try:
-            subject = self._problem.subject(draw)
+            subject = self.problem.subject(draw)
         except UsageError as error:
             self._suggester.drop(token)
-            number = taken.number if taken is not None else self._ledger.begin(draw, {})
-            if number is not None:
-                self._finish(number, TrialState.FAIL, began, attributes={"reason": str(error)})
+            broken = taken.number if taken is not None else self._ledger.begin(draw, {})
+            if broken is not None:
+                self._finish(broken, TrialState.FAIL, began, attributes={"reason": str(error)})
             return False
         except BaseException:
             if taken is not None:
@@ -310,13 +318,15 @@ class Driver:
         if entry is None and self._shared:
             self._sync(now=True, but=number)
             entry = self.book.entries.get(subject.digest)
+        if entry is not None and entry.attributes.get("gate") == PROMISE and entry.running is None:
+            entry = None  # put off, not turned away
         if entry is not None and self._rules.gates.duplicate:
             self._repeat(number, token, entry, began)
             return False
         work = _Work(number, subject, draw, token, [], attempt, began, preset)
         self._start(work)
         entry = self.book.entries.setdefault(subject.digest, Entry(number, draw, dict(known), preset=preset))
-        entry.running = number
+        entry.running, entry.status = number, "running"
         if (why := self._turned_away(Known(subject.costs, None, self._guess_latency(draw)))) is not None:
             self._reject(work, *why)
             return False
@@ -329,10 +339,10 @@ class Driver:
 
     def _draw(self) -> tuple[int, dict[str, Any]]:
         if self.book.repeated < STUCK_AFTER:
-            return self._suggester.ask()
+            return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST)
         generator = np.random.default_rng([self._rules.seed, self._asked])
         draw = {
-            name: options[int(generator.integers(len(options)))] for name, options in self._problem.choices.items()
+            name: options[int(generator.integers(len(options)))] for name, options in self.problem.choices.items()
         }
         return self._suggester.begin(draw), draw
 
@@ -365,10 +375,21 @@ class Driver:
         hopeful = work.preset or not self._rules.gates.hopeless
         guess = None if hopeful else self._suggester.guess_accuracy(work.draw)
         why = self._turned_away(Known(work.subject.costs, latency["latency_ms"], None, guess))
+        if why is None and self._postponed(work, latency["latency_ms"]):
+            why = PROMISE, f"with {latency['latency_ms']:.4g} ms it promises less than another candidate"
         if why is not None:
             self._reject(work, *why)
             return False
         self._ready.append(Job(work.number, "train", work.subject, 0))
+        return True
+
+    def _postponed(self, work: _Work, latency_ms: float) -> bool:
+        if work.preset or work.token is None or not self._rules.gates.promise:
+            return False
+        if self._suggester.keeps_promise(work.token, latency_ms) or self._in_a_row >= POSTPONE_AT_MOST:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
         return True
 
     def _turned_away(self, known: Known) -> tuple[str, str] | None:
@@ -383,7 +404,7 @@ class Driver:
         return self._suggester.guess_latency(draw) if asked else None
 
     def _reject(self, work: _Work, gate: str, reason: str) -> None:
-        self._tell(work, None)
+        self._tell(work, None, postponed=gate == PROMISE)
         self._close(work, TrialState.PRUNED, attributes={"gate": gate, "reason": reason})
 
     def _trained(self, work: _Work, answer: Answer) -> None:
@@ -397,7 +418,7 @@ class Driver:
         entry.attributes["rungs"] = list(work.rungs)
         if rung == 0:
             self._tell(work, answer.attributes["val_top1"])
-        if rung + 1 == len(self._problem.rungs):
+        if rung + 1 == len(self.problem.rungs):
             values = (answer.attributes["val_top1"], *(entry.attributes[name] for name in self._rules.objectives))
             self._close(work, TrialState.COMPLETE, values=values)
         elif work.preset or self._among_the_first(entry, rung):
@@ -409,11 +430,11 @@ class Driver:
         """Whether a candidate goes on because it is one of the first of its rung, there being none to rank it among."""
         return sum(1 for other in self.book.judged(rung) if other is not entry) < self._rules.always
 
-    def _tell(self, work: _Work, accuracy: float | None) -> None:
+    def _tell(self, work: _Work, accuracy: float | None, *, postponed: bool = False) -> None:
         if work.token is None:
             return
         entry = self.book.entries[work.subject.digest]
-        self._suggester.tell(work.token, self._told(entry.attributes, accuracy))
+        self._suggester.tell(work.token, replace(self._told(entry.attributes, accuracy), postponed=postponed))
         work.token = None
 
     def _told(self, attributes: Mapping[str, Any], accuracy: float | None) -> Told:
@@ -426,7 +447,7 @@ class Driver:
         accuracy = entry.rungs[0]["val_top1"] if entry.rungs else None
         self._suggester.tell(token, self._told(entry.attributes, accuracy))
         kept = {key: value for key, value in entry.attributes.items() if key in _TAKEN_OVER}
-        last = len(entry.rungs) == len(self._problem.rungs)
+        last = len(entry.rungs) == len(self.problem.rungs)
         values = (
             (entry.rungs[-1]["val_top1"], *(entry.attributes[name] for name in self._rules.objectives)) if last else None
         )
@@ -451,7 +472,7 @@ class Driver:
             work.token = None
         self._close(work, TrialState.FAIL, attributes=attributes)
         if again:
-            recover(self._ledger, self._rules, len(self._problem.rungs))
+            recover(self._ledger, self._rules, len(self.problem.rungs))
         if self._broken >= BROKEN_AFTER:
             raise VnasError(
                 f"{self._broken} trials in a row failed with an unexpected error, the last with {failure.reason}. "
@@ -488,6 +509,12 @@ class Driver:
 
     # Other drivers, and the past.
 
+    @property
+    def others(self) -> bool:
+        """Whether other drivers are at work on the study."""
+        self._sync(now=True)
+        return any(entry.running is not None and entry.running not in self._work for entry in self.book.entries.values())
+
     def _learn(self, trial: FrozenTrial) -> None:
         """Take in a trial that another driver works on, or that lies in the past."""
         before = self.book.entries.get(trial.user_attrs.get("candidate", ""))
@@ -508,13 +535,14 @@ class Driver:
             self._tokens[trial.number] = self._suggester.begin(trial.params)
         if trial.state.is_finished():
             accuracy = entry.rungs[0]["val_top1"] if entry.rungs else None
-            self._suggester.tell(self._tokens.pop(trial.number), self._told(attributes, accuracy))
+            told = replace(self._told(attributes, accuracy), postponed=attributes.get("gate") == PROMISE)
+            self._suggester.tell(self._tokens.pop(trial.number), told)
 
     def _keep_latency(self, attributes: Mapping[str, Any]) -> None:
-        key = self._problem.latency_key(attributes)
+        key = self.problem.latency_key(attributes)
         if key is not None and key not in self._latencies:
             self._latencies[key] = {
-                name: attributes[name] for name in self._problem.latency_attributes if name in attributes
+                name: attributes[name] for name in self.problem.latency_attributes if name in attributes
             }
 
     def _sync(self, *, now: bool = False, but: int | None = None) -> None:
@@ -523,7 +551,7 @@ class Driver:
             return
         self._synced = time.monotonic()
         self._ledger.fail_stale()
-        recover(self._ledger, self._rules, len(self._problem.rungs))
+        recover(self._ledger, self._rules, len(self.problem.rungs))
         for trial in self._ledger.trials():
             if trial.number not in self._work and trial.number != but:
                 self._learn(trial)
@@ -533,4 +561,4 @@ class Driver:
         for work in self._work.values():
             self._ledger.end(work.number, TrialState.FAIL, attributes={"reason": "interrupted", INTERRUPTED: True})
         self._work.clear()
-        recover(self._ledger, self._rules, len(self._problem.rungs))
+        recover(self._ledger, self._rules, len(self.problem.rungs))

@@ -5,6 +5,7 @@
     predicted    its latency is predicted to be over the budget, even at the lower end of the prediction
     budget       its measured latency is over the budget
     hopeless     even an optimistic guess of its accuracy leaves it behind the front
+    promise      now that it is measured, another candidate promises more; it is put off and may come again
 
 Each gate is on or off in the study file and has a count of what it saved in the report.
 """
@@ -18,6 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from vnas.search.sampling.encoding import Floats
+
+PROMISE = "promise"
+"""Name of the gate that only the sampler can answer for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class Known:
 class Gate(Protocol):
     """A question."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the gate, in the study file and in the report."""
 
     def reason(self, known: Known) -> str | None:
         """Why a candidate is turned away; None where it passes or the question cannot be answered yet."""
@@ -90,9 +96,7 @@ class PredictedLatencyGate:
         guess = known.latency_guess_ms
         if known.latency_ms is not None or guess is None or guess.low <= self.budget_ms:
             return None
-        return (
-            f"latency is predicted to be {guess.low:.4g} ms at least, over the budget of {self.budget_ms:g} ms"
-        )
+        return f"latency is predicted to be {guess.low:.4g} ms at least, over the budget of {self.budget_ms:g} ms"
 
 
 @dataclass(frozen=True)

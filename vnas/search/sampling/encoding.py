@@ -63,6 +63,14 @@ class Encoding:
         apart[..., self.by_equality] = apart[..., self.by_equality] > 0
         return apart
 
+    def weighted(self, first: Floats, second: Floats, weights: Floats) -> Floats:
+        """(N, M) sum of the distances, each times its (P,) weight, without an array of all of them."""
+        total = np.zeros((len(first), len(second)))
+        for place, weight in enumerate(weights):
+            apart = np.abs(first[:, place, None] - second[None, :, place])  # (N, M)
+            total += weight * ((apart > 0) if self.by_equality[place] else apart)
+        return total
+
 
 def _coordinates(options: Sequence[Any]) -> dict[Any, float]:
     places = sorted(options) if ordered(options) else list(options)

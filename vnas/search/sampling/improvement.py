@@ -6,7 +6,9 @@ r"""Expected gain in hypervolume of a net whose latency is known and whose accur
       |   +--:-'                       sum over steps of  width x E[max(0, accuracy - level)]
       |   |  :
       +---'--:-----------|        and the expectation of a normal variable's excess is closed (Jones et al. 1998,
-             latency  ceiling     eq. 15). Without data on it, latency is a normal variable's mean here.
+             latency  ceiling     eq. 15).
+
+Without data on it, latency is a normal variable's mean here.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ of the many neighbours is worth its epochs. The first draws are random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -26,13 +28,19 @@ if TYPE_CHECKING:
 
 ACCURACY, LATENCY = "val_top1", "latency_ms"
 """User attributes of a trial that it learns from: what was found, never what was imputed for it."""
+POSTPONED = "postponed"
+"""User attribute of a trial that was measured and not trained because another promised more; it may come again."""
+
+Mask = npt.NDArray[np.bool_]
 
 STARTUP = 10
 MUTANTS, STRANGERS = 200, 50
 SECOND_CHANGE = 0.3
 """Probability that a mutation changes a second name."""
+OPTIMISM = 1.0
+"""Standard deviations by which a latency is thought to be better than predicted, because a look at it is cheap."""
 LEARN_FROM = 300
-"""Answers that a model learns from at most: the best, and a random part of the others."""
+"""Answers that a model learns from at most: a random part where there are more."""
 
 
 class LocalSampler(BaseSampler):
@@ -44,6 +52,9 @@ class LocalSampler(BaseSampler):
         floor: accuracy that counts as nothing.
         ceiling_ms: latency that counts as nothing; without it, the greatest seen.
         seed: of its random numbers.
+
+    Attributes:
+        only_measured: whether to choose among the draws that were measured and put off, where there are any.
     """
 
     def __init__(
@@ -61,6 +72,9 @@ class LocalSampler(BaseSampler):
         self._encoding = Encoding(self._choices)
         self._accuracy, self._latency = Surrogate(self._encoding), Surrogate(self._encoding)
         self._rng = np.random.default_rng(seed)
+        self._promises: dict[int, _Promise] = {}
+        self._known: dict[int, tuple[FrozenTrial, Floats]] = {}
+        self.only_measured = False
         self._random = RandomSampler(seed=int(self._rng.integers(2**31)))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -79,56 +93,86 @@ class LocalSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next draw."""
-        trials = [
-            other
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and other.params.keys() >= self._choices.keys()
-        ]
-        known = self._points([other.params for other in trials])
-        latency = _attribute(trials, LATENCY)
-        accuracy = _attribute(trials, ACCURACY)
-        judged = ~np.isnan(accuracy) & ~np.isnan(latency)
-        if judged.sum() < STARTUP:
-            return self._new(known)
-        ceiling = self._ceiling if self._ceiling is not None else float(latency[judged].max())
-        seen = np.array([other.state != TrialState.RUNNING for other in trials]) & ~np.isnan(latency)
-        front = np.flatnonzero(judged)[
-            non_dominated(np.column_stack([latency[judged], accuracy[judged]]), maximise=(False, True))
-        ]
-        front = front[latency[front] < ceiling] if np.any(latency[front] < ceiling) else front
-        draws = self._neighbours([trials[int(at)].params for at in front])
-        points = self._points(draws)
-        fresh = ~_among(points, known)
-        if not fresh.any():
-            return self._new(known)
-        draws = [draw for draw, new in zip(draws, fresh, strict=True) if new]
-        points = points[fresh]
-        part = self._part(np.flatnonzero(judged), accuracy, latency)
-        model = self._accuracy.fit(known[part], accuracy[part])
-        part = self._part(np.flatnonzero(seen), accuracy, latency)
-        at = np.exp(self._latency.fit(known[part], np.log(latency[part])).predict(points).mean)
+        past = _Past.of(
+            [
+                other
+                for other in study.get_trials(deepcopy=False)
+                if other.number != trial.number and other.params.keys() >= self._choices.keys()
+            ],
+            self._points_of,
+        )
+        self._promises = {number: self._promises[number] for number in past.under_way if number in self._promises}
+        if past.judged.sum() < STARTUP:
+            return self._new(past)
+        latency, accuracy = past.latency[past.judged], past.accuracy[past.judged]
+        ceiling = self._ceiling if self._ceiling is not None else float(latency.max())
+        draws, points, measured = self._candidates(past, ceiling)
+        if not draws:
+            return self._new(past)
+        model = self._accuracy.fit(*self._part(past.points[past.judged], accuracy))
+        pace = self._latency.fit(*self._part(past.points[past.measured], np.log(past.latency[past.measured])))
         expected = model.predict(points)
-        there = latency[judged], accuracy[judged]
-        running = np.array([other.state == TrialState.RUNNING for other in trials])
-        if running.any():  # believed to be what is expected of them
-            there = (
-                np.append(there[0], np.exp(self._latency.predict(known[running]).mean)),
-                np.append(there[1], model.predict(known[running]).mean),
+        hoped = pace.predict(points)
+        at = np.where(np.isnan(measured), np.exp(hoped.mean - OPTIMISM * hoped.spread), measured)
+        if past.running.any():  # believed to be what is expected of them
+            waiting = past.points[past.running]
+            guessed = np.where(
+                np.isnan(past.latency[past.running]), np.exp(pace.predict(waiting).mean), past.latency[past.running]
             )
-        gain = expected_gain(at, expected.mean, expected.spread, there, self._floor, ceiling)
-        return draws[int(np.argmax(gain))]
+            latency, accuracy = np.append(latency, guessed), np.append(accuracy, model.predict(waiting).mean)
+        gain = expected_gain(at, expected.mean, expected.spread, (latency, accuracy), self._floor, ceiling)
+        best = int(np.argmax(gain))
+        others = np.delete(gain, best)
+        self._promises[trial.number] = _Promise(
+            *(expected.mean[[best]], expected.spread[[best]], (latency, accuracy), self._floor, ceiling),
+            others=float(others.max()) if len(others) else 0.0,
+        )
+        return draws[best]
+
+    def keeps_promise(self, number: int, latency_ms: float) -> bool:
+        """Whether a draw, now that its latency is measured, still promises as much as any other did."""
+        promise = self._promises.pop(number, None)
+        return promise is None or promise.gain(latency_ms) >= promise.others
+
+    def _candidates(self, past: _Past, ceiling: float) -> tuple[list[dict[str, Any]], Floats, Floats]:
+        """Draws that were not trained, their points, and their latencies where they are known."""
+        postponed = np.flatnonzero(past.postponed).tolist()
+        if self.only_measured and len(postponed):
+            return [dict(past.draws[at]) for at in postponed], past.points[postponed], past.latency[postponed]
+        judged = np.flatnonzero(past.judged & (past.latency < ceiling))
+        if len(judged) == 0:
+            judged = np.flatnonzero(past.judged)
+        objectives = np.column_stack([past.latency[judged], past.accuracy[judged]])
+        parents = judged[non_dominated(objectives, maximise=(False, True))]
+        draws = self._neighbours([past.draws[at] for at in parents])
+        points = self._points(draws)
+        # Each point once: a promise is compared with that of another draw.
+        fresh = [at for at in np.flatnonzero(_firsts(points)).tolist() if points[at].tobytes() not in past.tried]
+        return (
+            [draws[at] for at in fresh] + [dict(past.draws[at]) for at in postponed],
+            np.vstack([points[fresh], past.points[postponed]]),
+            np.append(np.full(len(fresh), np.nan), past.latency[postponed]),
+        )
 
     def _points(self, draws: Sequence[Draw]) -> Floats:
         return self._encoding.points(draws, [self._absent(draw) for draw in draws])
 
+    def _points_of(self, trials: Sequence[FrozenTrial]) -> Floats:
+        """(N, P) points of trials; they are kept from ask to ask."""
+        new = [trial for trial in trials if self._known.get(trial.number, (None,))[0] is not trial]
+        for trial, point in zip(new, self._points([trial.params for trial in new]), strict=True):
+            self._known[trial.number] = trial, point
+        points = np.array([self._known[trial.number][1] for trial in trials], dtype=np.float64)
+        return points.reshape(len(trials), len(self._choices))
+
     def _stranger(self) -> dict[str, Any]:
         return {name: options[int(self._rng.integers(len(options)))] for name, options in self._choices.items()}
 
-    def _new(self, known: Floats) -> dict[str, Any]:
+    def _new(self, past: _Past) -> dict[str, Any]:
         """A random draw that was not tried, if a hundred tries find one."""
         for _ in range(100):
             draw = self._stranger()
-            if not _among(self._points([draw]), known).any():
+            if self._points([draw])[0].tobytes() not in past.tried:
                 break
         return draw
 
@@ -145,16 +189,83 @@ class LocalSampler(BaseSampler):
             found.append(draw)
         return found
 
-    def _part(self, rows: np.ndarray[Any, np.dtype[np.intp]], accuracy: Floats, latency: Floats) -> Any:
-        if len(rows) <= LEARN_FROM:
-            return rows
-        return np.sort(self._rng.choice(rows, size=LEARN_FROM, replace=False))
+    def _part(self, points: Floats, answers: Floats) -> tuple[Floats, Floats]:
+        if len(points) <= LEARN_FROM:
+            return points, answers
+        rows = np.sort(self._rng.choice(len(points), size=LEARN_FROM, replace=False))
+        return points[rows], answers[rows]
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """What was expected of a draw when it was chosen, and what the next best one promised."""
+
+    mean: Floats
+    spread: Floats
+    front: tuple[Floats, Floats]
+    floor: float
+    ceiling: float
+    others: float
+
+    def gain(self, latency_ms: float) -> float:
+        at = np.array([latency_ms])
+        return float(expected_gain(at, self.mean, self.spread, self.front, self.floor, self.ceiling)[0])
+
+
+@dataclass(frozen=True)
+class _Past:
+    """Trials as arrays: points (N, P), the rest (N,); what is not known is NaN.
+
+    Attributes:
+        tried: the points, as bytes, postponed ones among them.
+        postponed: the first trial of each point that was put off and has not been tried since.
+        under_way: numbers of the running ones.
+    """
+
+    draws: Sequence[Draw]
+    points: Floats
+    latency: Floats
+    accuracy: Floats
+    running: Mask
+    postponed: Mask
+    tried: Set[bytes]
+    under_way: Sequence[int]
+
+    @classmethod
+    def of(cls, trials: Sequence[FrozenTrial], points_of: Callable[[Sequence[FrozenTrial]], Floats]) -> _Past:
+        points = points_of(trials)
+        keys = [row.tobytes() for row in points]
+        put_off = np.array([bool(trial.user_attrs.get(POSTPONED)) for trial in trials], dtype=bool)
+        done = {key for key, off in zip(keys, put_off, strict=True) if not off}
+        left = np.array([key not in done for key in keys], dtype=bool)
+        running = np.array([trial.state == TrialState.RUNNING for trial in trials], dtype=bool)
+        return cls(
+            draws=[trial.params for trial in trials],
+            points=points,
+            latency=_attribute(trials, LATENCY),
+            accuracy=_attribute(trials, ACCURACY),
+            running=running,
+            postponed=left & _firsts(points),
+            tried=frozenset(keys),
+            under_way=[trials[at].number for at in np.flatnonzero(running).tolist()],
+        )
+
+    @property
+    def measured(self) -> Mask:
+        return ~np.isnan(self.latency)
+
+    @property
+    def judged(self) -> Mask:
+        return self.measured & ~np.isnan(self.accuracy)
 
 
 def _attribute(trials: Sequence[FrozenTrial], name: str) -> Floats:
     return np.array([trial.user_attrs.get(name, np.nan) for trial in trials], dtype=np.float64)
 
 
-def _among(points: Floats, known: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    there = {row.tobytes() for row in known}
-    return np.array([row.tobytes() in there for row in points], dtype=bool)
+def _firsts(points: Floats) -> Mask:
+    """(N,) whether no row before is the same."""
+    first = {row.tobytes(): at for at, row in reversed(list(enumerate(points)))}
+    mask = np.zeros(len(points), dtype=bool)
+    mask[list(first.values())] = True
+    return mask

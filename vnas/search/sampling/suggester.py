@@ -4,13 +4,16 @@
     sampler sees   every candidate once: accuracy at the first rung, latency, the same constraints in the same order
 
 So it never sees two fidelities mixed, and a candidate that was rejected untrained is not lost on it: a rejected one
-counts as complete, with the accuracy that nets of about its latency have (the median of the nearest), because a
-Gaussian process that learned nothing from a rejection would propose it again.
+counts as complete, with the accuracy that nets of about its latency have (the median of the nearest) and, where it was
+not measured either, the latency that nets usually have (the median of all), because a Gaussian process that learned
+nothing from a rejection would propose it again.
 """
 
 from __future__ import annotations
 
+import statistics
 import warnings
+from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +21,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from vnas.search.policy.gates import Guess
 from vnas.search.sampling.encoding import Choices, Draw, Encoding, ordered
-from vnas.search.sampling.local import ACCURACY, LATENCY
+from vnas.search.sampling.local import ACCURACY, LATENCY, POSTPONED, LocalSampler
 from vnas.search.sampling.samplers import Name, make
 from vnas.search.sampling.surrogate import Surrogate
 
@@ -44,11 +48,13 @@ class Told:
         accuracy: at the first rung, in percent; None where it was not trained.
         objectives: the others, in the study's order, to be minimised; latency first. None where it was not measured.
         constraints: by name; 0 or less where they are kept.
+        postponed: whether it was not trained because another promised more, and may be proposed again.
     """
 
     accuracy: float | None
     objectives: tuple[float, ...] | None
     constraints: Mapping[str, float]
+    postponed: bool = False
 
 
 class Suggester:
@@ -94,16 +100,24 @@ class Suggester:
             floor=floor,
             ceiling_ms=ceiling_ms,
         )
-        self._study = optuna.create_study(directions=["maximize"] + ["minimize"] * objectives, sampler=sampler)
-        self._objectives = objectives
+        self._study = optuna.create_study(
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * objectives], sampler=sampler
+        )
+        self._objectives: list[list[float]] = [[] for _ in range(objectives)]  # of all measured, each in order
         self._open: dict[int, optuna.Trial] = {}
-        self._latencies: list[float] = []
-        self._accuracies: list[float] = []
+        self._latencies: list[float] = []  # of all trained, in order
+        self._accuracies: list[float] = []  # of the same
         self._accuracy_model = _Guesser(choices, absent)
         self._latency_model = _Guesser(choices, absent)
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
-        """A token for :meth:`tell`, and the sampler's draw."""
+    def ask(self, *, only_measured: bool = False) -> tuple[int, dict[str, Any]]:
+        """A token for :meth:`tell`, and the sampler's draw.
+
+        Args:
+            only_measured: choose among what was put off, if the sampler puts off and there is any.
+        """
+        if isinstance(self._study.sampler, LocalSampler):
+            self._study.sampler.only_measured = only_measured
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._study.ask(fixed_distributions=self._distributions)
@@ -120,6 +134,11 @@ class Suggester:
         """A latency that was measured, while the training goes on."""
         self._open[token].set_user_attr(LATENCY, latency_ms)
 
+    def keeps_promise(self, token: int, latency_ms: float) -> bool:
+        """Whether a draw that the sampler chose by a predicted latency would be chosen by the measured one too."""
+        sampler = self._study.sampler
+        return not isinstance(sampler, LocalSampler) or sampler.keeps_promise(token, latency_ms)
+
     def guess_accuracy(self, draw: Draw) -> Guess | None:
         """Accuracy at the first rung, in percent; None while too little is known."""
         return self._accuracy_model.guess(draw)
@@ -132,34 +151,48 @@ class Suggester:
     def tell(self, token: int, told: Told) -> None:
         """What became of a draw."""
         trial = self._open.pop(token)
-        if told.objectives is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        latency = told.objectives[0]
-        draw = {key: self._choice(key, trial.params[key]) for key in self._choices}
-        self._latency_model.add(draw, float(np.log(latency)))
-        trial.set_user_attr(LATENCY, latency)
+        objectives, accuracy = told.objectives, told.accuracy
+        if objectives is None:
+            if not self._objectives[0]:
+                self._study.tell(trial, state=TrialState.FAIL)
+                return
+            objectives = tuple(statistics.median(values) for values in self._objectives)
+        else:
+            self._learn(trial, objectives, accuracy)
         for key, value in told.constraints.items():
             trial.set_constraint(key, value)
-        accuracy = told.accuracy
+        if told.postponed:
+            trial.set_user_attr(POSTPONED, True)
         if accuracy is None:
-            accuracy = self._usual(latency)
-        else:
-            trial.set_user_attr(ACCURACY, accuracy)
-            self._accuracy_model.add(draw, accuracy)
-            self._latencies.append(latency)
-            self._accuracies.append(accuracy)
-        self._study.tell(trial, (accuracy, *told.objectives))
+            accuracy = self._usual(objectives[0])
+        self._study.tell(trial, (accuracy, *objectives))
 
     def drop(self, token: int) -> None:
         """Forget a draw without an answer."""
         self._study.tell(self._open.pop(token), state=TrialState.FAIL)
 
+    def _learn(self, trial: optuna.Trial, objectives: tuple[float, ...], accuracy: float | None) -> None:
+        latency = objectives[0]
+        for values, value in zip(self._objectives, objectives, strict=True):
+            insort(values, value)
+        draw = {key: self._choice(key, trial.params[key]) for key in self._choices}
+        self._latency_model.add(draw, float(np.log(latency)))
+        trial.set_user_attr(LATENCY, latency)
+        if accuracy is not None:
+            trial.set_user_attr(ACCURACY, accuracy)
+            self._accuracy_model.add(draw, accuracy)
+            at = bisect_right(self._latencies, latency)
+            self._latencies.insert(at, latency)
+            self._accuracies.insert(at, accuracy)
+
     def _usual(self, latency: float) -> float:
+        """Of equally near ones those with the lesser latency count, of equal ones the last."""
         if not self._accuracies:
             return 0.0
-        nearest = np.argsort(np.abs(np.array(self._latencies) - latency))[:NEIGHBOURS]
-        return float(np.median(np.array(self._accuracies)[nearest]))
+        at = bisect_right(self._latencies, latency)
+        around = range(max(0, at - NEIGHBOURS), min(len(self._latencies), at + NEIGHBOURS))
+        nearest = sorted(around, key=lambda place: abs(self._latencies[place] - latency))[:NEIGHBOURS]
+        return statistics.median(self._accuracies[place] for place in nearest)
 
     def _distribution(self, key: str) -> BaseDistribution:
         options = self._choices[key]

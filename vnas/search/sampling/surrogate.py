@@ -70,7 +70,7 @@ class Surrogate:
 
     def predict(self, points: Floats) -> Prediction:
         """The answers at (N, P) points."""
-        shared = np.exp(-(self._encoding.distances(points, self._points) @ self._rates))  # (N, M)
+        shared = np.exp(-self._encoding.weighted(points, self._points, self._rates))  # (N, M)
         mean = shared @ self._weights
         left = 1.0 - np.einsum("nm,mn->n", shared, cho_solve(self._factor, shared.T))
         spread = np.sqrt(self._scale * np.maximum(left, 1e-12))
@@ -79,34 +79,48 @@ class Surrogate:
 
     @property
     def _rates(self) -> Floats:
-        return np.exp(-self._theta[:-1])
+        return np.asarray(np.exp(-self._theta[:-1]), dtype=np.float64)
 
 
 def _best(apart: Floats, answers: Floats, start: Floats) -> Floats:
     """Logarithms of the lengths and of the noise with the greatest posterior density."""
     n, _, p = apart.shape
-    flat = apart.reshape(n * n, p)
-    centre = np.append(np.full(p, _LENGTH), _NOISE)
-    width = np.append(np.full(p, _LENGTH_SPREAD), _NOISE_SPREAD)
-
-    def loss(theta: Floats) -> tuple[float, Floats]:
-        rates, noise = np.exp(-theta[:-1]), np.exp(theta[-1])
-        kernel = np.exp(-(flat @ rates)).reshape(n, n)
-        try:
-            lower = np.linalg.cholesky(kernel + (noise + _JITTER) * np.eye(n))
-        except LinAlgError:
-            return 1e10, np.zeros_like(theta)
-        inverse = cho_solve((lower, True), np.eye(n))
-        weights = inverse @ answers
-        scale = max(float(answers @ weights) / n, 1e-12)
-        slope = np.outer(weights, weights) / scale - inverse  # (N, N)
-        gradient = np.empty_like(theta)
-        gradient[:-1] = -0.5 * ((slope * kernel).reshape(-1) @ flat) * rates
-        gradient[-1] = -0.5 * np.trace(slope) * noise
-        off = (theta - centre) / width
-        value = 0.5 * n * np.log(scale) + np.log(np.diag(lower)).sum() + 0.5 * float(off @ off)
-        return float(value), gradient + off / width
-
-    bounds = [_LENGTH_BOUNDS] * p + [_NOISE_BOUNDS]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS})
+    found = minimize(
+        _loss,
+        start,
+        args=(apart.reshape(n * n, p), answers),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[_LENGTH_BOUNDS] * p + [_NOISE_BOUNDS],
+        options={"maxiter": _ITERATIONS},
+    )
     return np.asarray(found.x, dtype=np.float64)
+
+
+def _loss(theta: Floats, flat: Floats, answers: Floats) -> tuple[float, Floats]:
+    """Negative logarithm of the posterior density, less what does not depend on theta, and its gradient.
+
+    Args:
+        theta: (P + 1,) logarithms of the lengths and of the noise.
+        flat: (N * N, P) distances between the points.
+        answers: (N,) of mean 0 and standard deviation 1.
+    """
+    n = len(answers)
+    rates, noise = np.exp(-theta[:-1]), np.exp(theta[-1])
+    kernel = np.exp(-(flat @ rates)).reshape(n, n)
+    try:
+        lower = np.linalg.cholesky(kernel + (noise + _JITTER) * np.eye(n))
+    except LinAlgError:
+        return 1e10, np.zeros_like(theta)
+    inverse = cho_solve((lower, True), np.eye(n))
+    weights = inverse @ answers
+    scale = max(float(answers @ weights) / n, 1e-12)
+    slope = np.outer(weights, weights) / scale - inverse  # (N, N)
+    gradient = np.empty_like(theta)
+    gradient[:-1] = -0.5 * ((slope * kernel).reshape(-1) @ flat) * rates
+    gradient[-1] = -0.5 * np.trace(slope) * noise
+    centre = np.append(np.full(len(theta) - 1, _LENGTH), _NOISE)
+    width = np.append(np.full(len(theta) - 1, _LENGTH_SPREAD), _NOISE_SPREAD)
+    off = (theta - centre) / width
+    value = 0.5 * n * np.log(scale) + np.log(np.diag(lower)).sum() + 0.5 * float(off @ off)
+    return float(value), gradient + off / width
