@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,14 +41,20 @@ class Step:
 
 @dataclass
 class Curve:
-    """The trainings of one search, in the order of their end."""
+    """The trainings of one search, in the order of their end, and the CPU time of the search itself."""
 
     steps: list[Step] = field(default_factory=list)
+    cpu_seconds: float = 0.0
 
     @property
     def spent(self) -> float:
         """Epochs in all."""
         return self.steps[-1].spent if self.steps else 0.0
+
+    @property
+    def trained(self) -> int:
+        """Nets in all."""
+        return self.steps[-1].trained if self.steps else 0
 
     def until(self, epochs: float) -> Sequence[Step]:
         """The trainings that had ended when so much was spent."""
@@ -148,8 +155,6 @@ def searched(
     ledger = ReadableLedger(study, problem.choices, "benchmark")
     recorder = Recorder(ledger, epochs if until is None else until)
     driver = Driver(problem, ledger, rules, recorder)
-    try:
+    with suppress(EnoughError):
         driver.run(SimulatedExecutor(TableEvaluator(table, seed)))
-    except EnoughError:
-        pass
     return recorder.curve

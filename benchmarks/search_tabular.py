@@ -66,7 +66,12 @@ class Method:
     slow: bool = False
 
 
-OURS, ANYTIME, LINES, DEFAULT = "vnas, epochs known", "vnas, anytime", "forty lines, epochs known", "Optuna, TPE (default)"
+OURS, ANYTIME, LINES, DEFAULT = (
+    "vnas, epochs known",
+    "vnas, anytime",
+    "forty lines, epochs known",
+    "Optuna, TPE (default)",
+)
 METHODS: dict[str, Method] = {
     OURS: Method("vnas", known=True),
     ANYTIME: Method("vnas"),
@@ -192,16 +197,25 @@ def opened(mapping: Path, csv: Path | None, variant: str) -> Table:
 
 
 def perform(task: Task, mapping: Path, csv: Path | None) -> tuple[Task, Curve]:
-    """Do one search."""
+    """Do one search, and time it."""
+    table = opened(mapping, csv, task.variant)
+    began = time.process_time()
+    curve = curve_of(task, table)
+    curve.cpu_seconds = time.process_time() - began
+    return task, curve
+
+
+def curve_of(task: Task, table: Table) -> Curve:
+    """What one search finds."""
     from benchmarks.search_baselines import forty_lines, optuna_curve
     from benchmarks.search_curves import searched
 
-    table, method = opened(mapping, csv, task.variant), METHODS[task.method]
+    method = METHODS[task.method]
     if method.engine == "lines":
-        return task, forty_lines(table, task.seed, task.epochs, task.budget_ms)
+        return forty_lines(table, task.seed, task.epochs, task.budget_ms)
     if method.engine == "optuna":
-        return task, optuna_curve(table, task.seed, task.until, method.sampler, task.budget_ms)
-    return task, searched(
+        return optuna_curve(table, task.seed, task.until, method.sampler, task.budget_ms)
+    return searched(
         table,
         task.seed,
         task.epochs,
@@ -240,6 +254,11 @@ class Answers:
         """Of the optimum, by seed."""
         return [curve.share(of, epochs, budget_ms) for curve in self.curves(method, epochs, budget_ms, variant)]
 
+    def cpu_ms_per_net(self, method: str, budget_ms: float | None) -> float:
+        """Of the search itself, whose trainings cost nothing; over all its searches."""
+        curves = [curve for _, curve in self._curves[method, AS_IT_IS, budget_ms]]
+        return 1e3 * sum(curve.cpu_seconds for curve in curves) / max(1, sum(curve.trained for curve in curves))
+
     def reached(self, method: str, share: float, plan: Plan, budget_ms: float | None) -> float | None:
         """The fewest epochs with which a method has such a share, in the mean over its seeds; None for never."""
         if METHODS[method].known:
@@ -265,22 +284,25 @@ def cell(values: Sequence[float], seeds: int) -> str:
 def section(answers: Answers, plan: Plan, budget_ms: float | None) -> list[str]:
     """The table of the searches with a latency budget, or without."""
     limits = plan.section(budget_ms)
+    middle = min(plan.middle, limits[-1])
     end = statistics.fmean(answers.shares(DEFAULT, limits[-1], budget_ms, of=answers.table))
     rows = []
     for name in METHODS:
         cells = [name, *(cell(answers.shares(name, at, budget_ms, of=answers.table), plan.seeds) for at in limits)]
         epochs = answers.reached(name, end, plan, budget_ms)
-        cells.append("not reached" if epochs is None else f"{epochs:,.0f}, {limits[-1] / epochs:.1f} times fewer")
-        looks = [curve.measured_per_trained(plan.middle) for curve in answers.curves(name, plan.middle, budget_ms)]
+        cells.append("not reached" if epochs is None else f"{epochs:,.0f} (1/{limits[-1] / epochs:.1f})")
+        looks = [curve.measured_per_trained(middle) for curve in answers.curves(name, middle, budget_ms)]
         known = [value for value in looks if value is not None]
         cells.append(f"{statistics.fmean(known):.1f}" if known else "")
+        cells.append(f"{answers.cpu_ms_per_net(name, budget_ms):.0f}")
         rows.append(f"| {' | '.join(cells)} |")
     title = "Without a latency budget" if budget_ms is None else f"Under {budget_ms:g} ms"
     columns = [
         "method",
         *(f"{limit:,.0f}" for limit in limits),
         f"epochs to {end:.3f}, what Optuna's default has at {limits[-1]:,.0f}",
-        f"nets measured for each trained, at {plan.middle:,.0f}",
+        f"nets measured for each trained, at {middle:,.0f}",
+        "CPU of the search for each net trained, ms",
     ]
     return [f"## {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *rows, ""]
 
@@ -325,12 +347,12 @@ def report(answers: Answers, plan: Plan, tables: Mapping[str, Table], mapping: P
     lines = [
         f"# Search on a table of {len(table):,} nets ({mapping.stem})",
         "",
-        f"Hypervolume of the nets trained to the last rung, by their true accuracy, as a share of that of all nets; the "
-        f"reference is {error:g} % error and {latency_ms:g} ms. Mean over {plan.seeds} seeds, in brackets the worst. "
-        f"Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at the rungs. "
+        "Hypervolume of the nets trained to the last rung, by their true accuracy, as a share of that of all nets; "
+        f"the reference is {error:g} % error and {latency_ms:g} ms. Mean over {plan.seeds} seeds, in brackets the "
+        f"worst. Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at the rungs. "
         f"n: searches where they are fewer: beyond {plan.limits[max(0, len(plan.limits) - 2)]:,.0f} epochs for vnas, "
         "and for the Gaussian process, which takes minutes a search and stops at the second limit. Optuna trains every "
-        "net to the last rung at once.",
+        "net to the last rung at once. Behind the epochs that reach what Optuna's default has: their share of its own.",
         "",
         *section(answers, plan, None),
         *section(answers, plan, plan.budget_ms),
@@ -359,7 +381,7 @@ def run(options: argparse.Namespace) -> list[str]:
         share = curve.share(opened(options.table, options.csv, task.variant), task.until, task.budget_ms)
         print(
             f"[{len(curves)}/{len(tasks)}, {(time.monotonic() - began) / 60:.1f} min] {task.method}{under}, "
-            f"{task.variant}, seed {task.seed}: {share:.3f} at {task.until:,.0f}",
+            f"{task.variant}, seed {task.seed}: {share:.3f} at {task.until:,.0f}, {curve.cpu_seconds:.1f} s of CPU",
             file=sys.stderr,
             flush=True,
         )
@@ -416,11 +438,8 @@ def main(argv: list[str] | None = None) -> int:
     typed = without_files(sys.argv[1:] if argv is None else argv)
     kept = ["CSV" if prior == "--csv" else one for prior, one in zip(["", *typed], typed, strict=False)]
     command = " ".join(["python -m benchmarks.search_tabular", *kept])
-    day = datetime.datetime.now(datetime.UTC).date()
-    end = (
-        f"{machine('cpu')}; {options.jobs} process(es) of one thread, {(time.monotonic() - began) / 60:.1f} min, {day}. "
-        f"Command: `{command}`"
-    )
+    day, minutes = datetime.datetime.now(datetime.UTC).date(), (time.monotonic() - began) / 60
+    end = f"{machine('cpu')}; {options.jobs} process(es) of one thread, {minutes:.1f} min, {day}. Command: `{command}`"
     text = "\n".join([*lines, "", end, ""])
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import torch
 
 from vnas.config import Anneal, LatencyConfig, RungsConfig, StudyConfig, TrainingConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
-from vnas.nets import Architecture, Cost, FusedVanillaNet, cost
+from vnas.nets import Architecture, Cost, FusedVanillaNet
 from vnas.profiler import Measurement, measure
 from vnas.training import Data, Progress, TrainingResult, fit
 from vnas.training.checkpointing import Checkpoint
@@ -26,6 +26,10 @@ from vnas.training.rungs.training import Rung, epochs_spent, train_rungs
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+ENERGY_SECONDS = 1.0
+"""Window over which a candidate's energy is measured, where it is an objective: the shortest there is."""
 
 
 class HasAttributes(Protocol):
@@ -100,7 +104,12 @@ def latency_attributes(value: Measurement) -> dict[str, Any]:
 
 
 def measure_net(
-    net: nn.Module, image: tuple[int, int, int], device: torch.device, config: LatencyConfig
+    net: nn.Module,
+    image: tuple[int, int, int],
+    device: torch.device,
+    config: LatencyConfig,
+    *,
+    energy_seconds: float = 0.0,
 ) -> Measurement:
     """Latency of a net at batch 1 on random input.
 
@@ -109,6 +118,7 @@ def measure_net(
         image: channels, height and width of the input.
         device: where to measure.
         config: layout, threads and stop rule.
+        energy_seconds: window over which energy is measured; 0 leaves it out.
 
     Raises:
         MeasurementError: the net could not be timed.
@@ -127,6 +137,7 @@ def measure_net(
             min_samples=config.min_samples,
             min_seconds=config.min_seconds,
             max_seconds=config.max_seconds,
+            energy_seconds=energy_seconds,
             threads=config.threads,
         )
 
@@ -142,7 +153,9 @@ def _within_memory(device: torch.device, error: type[VnasError], doing: str) -> 
         raise error(f"out of memory on {device} {doing}") from cause
 
 
-def measure_architecture(architecture: Architecture, device: torch.device, config: LatencyConfig) -> Measurement:
+def measure_architecture(
+    architecture: Architecture, device: torch.device, config: LatencyConfig, *, energy_seconds: float = 0.0
+) -> Measurement:
     """Latency of the fused net with fresh weights: the operators, and so the time, do not depend on the values.
 
     Raises:
@@ -152,7 +165,7 @@ def measure_architecture(architecture: Architecture, device: torch.device, confi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = FusedVanillaNet(architecture)
-    return measure_net(net, (architecture.in_chans, size, size), device, config)
+    return measure_net(net, (architecture.in_chans, size, size), device, config, energy_seconds=energy_seconds)
 
 
 def train(
@@ -186,8 +199,10 @@ def _within_training_memory(device: torch.device, config: TrainingConfig) -> Ite
 
 
 def rungs_of(training: TrainingConfig, config: RungsConfig) -> tuple[Rung, ...]:
-    """The rungs of a study: at each, a candidate has had so many epochs as its share says, of which the last part is
-    the branch."""
+    """The rungs of a study.
+
+    At each a candidate has had as many epochs as the rung's share says; the last part of them is its branch.
+    """
     lengths = [training.epochs * share for share in config.shares]
     below = [0.0, *lengths[:-1]]
     if config.strategy == "continue":  # each part begins where the one before has ended
@@ -195,9 +210,7 @@ def rungs_of(training: TrainingConfig, config: RungsConfig) -> tuple[Rung, ...]:
         return tuple(Rung((1.0 - config.branch_share) * part, config.branch_share * part) for part in parts)
     trunks = [(1.0 - config.branch_share) * length for length in lengths]
     grown = [trunk - before for trunk, before in zip(trunks, [0.0, *trunks[:-1]], strict=True)]
-    return tuple(
-        Rung(trunk, config.branch_share * length) for trunk, length in zip(grown, lengths, strict=True)
-    )
+    return tuple(Rung(trunk, config.branch_share * length) for trunk, length in zip(grown, lengths, strict=True))
 
 
 def rung_epochs(training: TrainingConfig, config: RungsConfig) -> tuple[float, ...]:
@@ -229,7 +242,18 @@ class NetEvaluator:
     def measure(self, subject: HasAttributes) -> dict[str, Any]:
         """Latency of the fused net; see :func:`measure_architecture`."""
         candidate = Candidate.from_attributes(subject.attributes)
-        return latency_attributes(measure_architecture(candidate.architecture, self._device, self._latency))
+        measured = measure_architecture(
+            candidate.architecture,
+            self._device,
+            self._latency,
+            energy_seconds=ENERGY_SECONDS if self._config.energy else 0.0,
+        )
+        if self._config.energy and measured.energy_mj is None:
+            raise MeasurementError(
+                f"energy = true, and the energy of a call cannot be measured on {self._device}: "
+                f"{'; '.join(measured.notes) or 'it has no counter'}. Leave it out with --set energy=false"
+            )
+        return latency_attributes(measured)
 
     def train(self, subject: HasAttributes, rung: int, progress: Callable[[float], None]) -> dict[str, Any]:
         """Train to a rung, from the one below where its checkpoint is here; else from the beginning.

@@ -56,8 +56,9 @@ DATA = {
 STARTED = 1_750_000_000.0
 
 
-def config(name: str = "synthetic", budget_ms: float | None = None) -> StudyConfig:
-    return study_from_toml(TOML.format(name=name, budget="" if budget_ms is None else f"budget_ms = {budget_ms}"))
+def config(name: str = "synthetic", budget_ms: float | None = None, *settings: str) -> StudyConfig:
+    text = TOML.format(name=name, budget="" if budget_ms is None else f"budget_ms = {budget_ms}")
+    return study_from_toml(text, settings)
 
 
 def architecture(stem: int, widths: list[int], series: int = 3) -> dict[str, Any]:
@@ -163,7 +164,9 @@ class Writer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage = optuna.storages.RDBStorage(self.url)
         self.study = optuna.create_study(
-            storage=self.storage, study_name=name or self.config.name, directions=["maximize", "minimize"]
+            storage=self.storage,
+            study_name=name or self.config.name,
+            directions=["maximize", "minimize", *["minimize"] * self.config.energy],
         )
         for key, value in {
             "study": self.config.to_toml(),
@@ -176,9 +179,10 @@ class Writer:
             self.study.set_user_attr(key, value)
 
     def trial(self, values: dict[str, Any], state: TrialState = TrialState.COMPLETE) -> int:
+        names = ("val_top1", "latency_ms", *["energy_mj"] * self.config.energy)
         frozen = optuna.trial.create_trial(
             state=state,
-            values=[values["val_top1"], values["latency_ms"]] if state == TrialState.COMPLETE else None,
+            values=[values[name] for name in names] if state == TrialState.COMPLETE else None,
             user_attrs=values,
         )
         self.study.add_trial(frozen)
@@ -245,5 +249,80 @@ def full_study(database: Path, *, retrained: bool = True, name: str = "synthetic
         for number, values in front:
             middle = values["val_top1"] - 1.0
             writer.retrain(values, number, [middle - 0.6, middle + 0.5, middle])
+    writer.close()
+    return writer
+
+
+EPOCHS = (2.0, 6.0)
+"""Of a candidate at each rung of :func:`rung_study`, of 8 in all."""
+
+
+def judged_at(*accuracies: float) -> dict[str, Any]:
+    """What the storage says of a candidate that has these accuracies at the rungs so far."""
+    rungs = [
+        {"rung": rung, "val_top1": top1, "epochs": sum(EPOCHS[: rung + 1]), "epochs_spent": EPOCHS[rung]}
+        for rung, top1 in enumerate(accuracies)
+    ]
+    return {"rungs": rungs, "val_top1": accuracies[-1], "epochs": rungs[-1]["epochs"]}
+
+
+def untrained(index: int, latency_ms: float | None, **more: Any) -> dict[str, Any]:
+    """Attributes of a candidate that was not judged."""
+    values = attributes(index, stem=16, widths=[32] * (1 + index % 4))
+    for key in ("val_top1", "epochs", "training", "seconds"):
+        del values[key]
+    if latency_ms is None:
+        for key in ("latency_ms", "latency_low_ms", "latency_high_ms", "latency"):
+            del values[key]
+    else:
+        values |= {"latency_ms": latency_ms, "latency_low_ms": latency_ms * 0.99, "latency_high_ms": latency_ms * 1.01}
+    return values | more
+
+
+def rung_study(database: Path) -> Writer:
+    """21 trials of 11 candidates, c0 to c10, under a budget of 2 ms and two rungs; a WAITING one has no candidate.
+
+        c0   trained in full at once (trial 0)          c6   put off (6), later judged at the first rung (12)
+        c1   stopped (1), later trained in full (11)    c7   interrupted (9), its place: stopped (10), then failed (16)
+        c2   rejected: cost (2)                         c8   failed (13)
+        c3   rejected: predicted (3)                    c9   interrupted when judged (14), its place (15), sent on and
+        c4   rejected: budget (4), repeated (8)              interrupted (19), sent on again and running (20)
+        c5   rejected: hopeless (5)                     c10  put off (17)
+
+    Trial 7 repeats c0, 18 waits.
+    """
+    settings = ("training.epochs=8", "rungs.shares=[0.25, 1.0]", "constraints.params=50_000")
+    writer = Writer(database, config("rungs", 2.0, *settings))
+    pruned, failed = TrialState.PRUNED, TrialState.FAIL
+    c0, c1, c6, c7 = (untrained(i, ms) for i, ms in ((0, 1.0), (1, 0.8), (6, 0.6), (7, 0.9)))
+    c4, c9, c10 = untrained(4, 3.0), untrained(9, 1.2), untrained(10, 0.7)
+    slow = {"gate": "budget", "reason": "latency 3 ms is over the budget of 2 ms"}
+    put_off = {"gate": "promise", "reason": "it promises less than another candidate"}
+    stopped: dict[str, Any] = {"stopped": 0}
+    interrupted: dict[str, Any] = {"reason": "interrupted", "interrupted": True}
+    writer.trial(c0 | judged_at(80.0, 90.0) | {"seconds": 40.0})
+    writer.trial(c1 | judged_at(70.0) | stopped | {"seconds": 10.0}, pruned)
+    writer.trial(untrained(2, None, gate="cost", reason="params 60,000 is over the limit of 50,000"), pruned)
+    writer.trial(untrained(3, None, gate="predicted", reason="latency is predicted to be 2.5 ms at least"), pruned)
+    writer.trial(c4 | slow, pruned)
+    writer.trial(untrained(5, 1.5, gate="hopeless", reason="60.0 % at best with 1.5 ms"), pruned)
+    writer.trial(c6 | put_off, pruned)
+    writer.trial(c0 | judged_at(80.0, 90.0) | {"duplicate_of": 0, "seconds": 0.0})
+    writer.trial(c4 | slow | {"duplicate_of": 4, "seconds": 0.0}, pruned)
+    writer.trial(c7 | interrupted, failed)
+    # At the first rung this one is better than all, and never at the last.
+    writer.trial(c7 | judged_at(99.0) | stopped | {"recovers": 9, "seconds": 12.0}, pruned)
+    writer.trial(c1 | judged_at(70.0, 85.0) | {"continues": 1, "seconds": 30.0})
+    writer.trial(c6 | judged_at(60.0) | stopped | {"seconds": 14.0}, pruned)
+    writer.trial(untrained(8, 1.1, reason="the loss became nan at step 3", seconds=2.0), failed)
+    # Killed after it was judged: it says nothing of why it ended.
+    writer.trial(c9 | judged_at(75.0), failed)
+    writer.trial(c9 | judged_at(75.0) | stopped | {"recovers": 14}, pruned)
+    writer.trial(c7 | judged_at(99.0) | {"continues": 10, "reason": "the loss became inf", "seconds": 3.0}, failed)
+    writer.trial(c10 | put_off, pruned)
+    writer.trial({}, TrialState.WAITING)
+    writer.trial(c9 | judged_at(75.0) | interrupted | {"continues": 14}, failed)
+    writer.trial(c9 | judged_at(75.0) | {"continues": 14, "seconds": 9.0}, TrialState.RUNNING)
+    writer.retrain(c1, 1, [84.0, 86.0])
     writer.close()
     return writer

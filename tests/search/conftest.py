@@ -64,10 +64,11 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tiny: Path, tmp_path: Path) -> Callable[..., int]:
-    """``run("--trials", "5")``: the command on the CPU, into ``tmp_path / "run"``."""
+    """``run("--trials", "5")``: the command on the CPU, in this process, into ``tmp_path / "run"``."""
     from vnas.search.cli import main
 
     def call(*arguments: str) -> int:
-        return main(["--study", str(tiny), "--device", "cpu", "--out", str(tmp_path / "run"), *arguments])
+        own = ["--study", str(tiny), "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "run")]
+        return main([*own, *arguments])
 
     return call

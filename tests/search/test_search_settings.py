@@ -15,7 +15,7 @@ import torch
 
 from vnas.config import study_from_toml
 from vnas.profiler import Measurement, ReplayTimer, measure
-from vnas.search import front, store
+from vnas.search import front
 from vnas.search.cli import main, parser
 from vnas.search.command import resume_command
 from vnas.search.settings import settle, sqlite_url
@@ -135,7 +135,7 @@ def test_the_front_survives_a_kill_at_any_point(
     homes = {
         "save_weights": front,
         "measure_net": front,
-        "set_front_result": store.StudyStore,
+        "set_front_result": front,
         "replace": Path,
         "rmtree": shutil,
     }

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from vnas.search.driver import TrialLine
+from vnas.search.engine.reporting import TrialLine
 from vnas.search.terminal import Terminal
 
 

@@ -131,7 +131,7 @@ class Analysis:
 
 
 def eligible(record: Record) -> pd.Series[bool]:
-    """Rows that may be on the front: judged at the last rung, within the budget, with every objective; no duplicates."""
+    """Rows that may be on the front: judged at the last rung, within the budget, with every objective, no duplicate."""
     trials, budget = record.trials, record.study.latency.budget_ms
     mask = (trials["state"] == "COMPLETE") & trials["duplicate_of"].isna() & ~trials["over_budget"].fillna(False)
     for name in objectives(record):

@@ -75,7 +75,7 @@ class RungCount:
 
 
 def candidates(trials: pd.DataFrame) -> tuple[Candidate, ...]:
-    """The candidates of a study, by their first trial; without those of which nothing is known but an interrupted trial.
+    """The candidates of a study, by their first trial; without those that only an interrupted trial is known of.
 
     Args:
         trials: of a :class:`Record`.
@@ -83,7 +83,7 @@ def candidates(trials: pd.DataFrame) -> tuple[Candidate, ...]:
     groups: dict[str, list[Any]] = {}
     there = trials[trials["duplicate_of"].isna() & (trials["state"] != "WAITING")]
     for row in there.itertuples(index=False):
-        name = f"trial {row.number}" if pd.isna(row.candidate) else str(row.candidate)
+        name = f"trial {row.number}" if row.candidate is pd.NA else str(row.candidate)
         groups.setdefault(name, []).append(row)
     return tuple(found for group in groups.values() if (found := _candidate(group)) is not None)
 
@@ -137,7 +137,7 @@ def gate_counts(record: Record, found: Sequence[Candidate]) -> tuple[GateCount, 
 
 
 def _repetitions(trials: pd.DataFrame, found: Sequence[Candidate]) -> tuple[int, int]:
-    """Trials that repeated a candidate; and those whose candidate was trained or failed at it, so that they would be."""
+    """Trials that repeated a candidate; and those that would have been trained, as their candidate was not rejected."""
     rejected = {number for candidate in found if candidate.status == "rejected" for number in candidate.trials}
     repeated = trials["duplicate_of"].dropna()
     return len(repeated), int((~repeated.isin(list(rejected))).sum())

@@ -86,8 +86,8 @@ def _energy_sentence(analysis: Analysis) -> list[str]:
         return []
     frugal = least_energy(analysis)
     return [
-        f"Energy is an objective too: {frugal.letter} needs least of it, {significant(frugal.energy_mj)} mJ a pass, with "
-        f"{short_latency(frugal)} and {accuracy(analysis, frugal)}."
+        f"Energy is an objective too: {frugal.letter} needs least of it, {significant(frugal.energy_mj)} mJ a pass, "
+        f"with {short_latency(frugal)} and {accuracy(analysis, frugal)}."
     ]
 
 

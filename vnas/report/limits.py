@@ -131,10 +131,12 @@ def _about_judgement(analysis: Analysis) -> list[str]:
     judged = [net for net in analysis.front if net.test_top1 is not None]
     lines = []
     if len(judged) > 1 and (out := _displaced(analysis, judged)):
-        by = "test accuracy and the latency measured at the end, another net is at least as good in both"
+        by, each = "test accuracy and the latency measured at the end", "both"
         if analysis.record.study.energy:
-            by = "test accuracy, the latency measured at the end and energy, another net is at least as good in all three"
-        lines.append(f"The front is the search's. By {by} as {', '.join(out)}.")
+            by, each = "test accuracy, the latency measured at the end and energy", "all three"
+        lines.append(
+            f"The front is the search's. By {by}, another net is at least as good in {each} as {', '.join(out)}."
+        )
     budget = analysis.record.study.latency.budget_ms
     if budget is not None and (over := [n.letter for n in analysis.front if n.latency_ms.value > budget]):
         lines.append(f"At the end {', '.join(over)} took more than the latency budget of {significant(budget)} ms.")
@@ -192,8 +194,8 @@ def _about_accuracy(analysis: Analysis) -> list[str]:
     stopped = sum(candidate.status == "stopped" for candidate in analysis.candidates)
     if stopped:
         lines.append(
-            f"What {number_word(stopped, 'candidate')} would have reached in full: {'it was' if stopped == 1 else 'they were'} "
-            "judged at a lower rung only, and a net that is slow to show its worth looks worse there."
+            f"What {number_word(stopped, 'candidate')} would have reached in full: judged at a lower rung only, a net "
+            "that is slow to show its worth looks worse than it is."
         )
     lines.append(
         f"{number_word(len(trained(analysis.candidates)), 'candidate was', 'candidates were')} trained with one seed "

@@ -26,7 +26,8 @@ def _figure(analysis: Analysis) -> Figure:
         line = "rings mark the front, on which a net may be for its energy too"
     return Figure(
         "front",
-        f"{shown}, coloured by depth; {line}. Horizontal bars are the 95 % interval of the median latency within one process{test}",
+        f"{shown}, coloured by depth; {line}. Horizontal bars are the 95 % interval of the median latency within "
+        f"one process{test}",
         f"Scatter of validation accuracy against batch-1 latency. The front, fastest first: {nets}.",
     )
 

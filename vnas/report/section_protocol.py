@@ -13,7 +13,6 @@ from vnas.report.analysis import Analysis
 from vnas.report.document import Block, Items, Listing, Paragraph, Section, Table
 from vnas.report.numbers import number_word, shown, significant
 
-
 _STRATEGIES = {
     "continue": "A net that is sent on starts from the one that was judged, with lambda put back.",
     "branch": "The rise of lambda is a branch each time; a net that is sent on starts from where the branch left.",
@@ -125,8 +124,8 @@ def _brief_runs(study: StudyConfig) -> str:
     first, *higher = [f"{round(study.training.epochs * share, 2):g}" for share in study.rungs.shares]
     if not higher:
         return (
-            f"In the search each net is trained for {number_word(study.training.epochs, 'epoch')} and judged, fused, on "
-            "the validation set."
+            f"In the search each net is trained for {number_word(study.training.epochs, 'epoch')} and judged, fused, "
+            "on the validation set."
         )
     return (
         f"In the search each net is trained for {first} {'epoch' if first == '1' else 'epochs'} and judged, fused, on "

@@ -37,8 +37,8 @@ def _gates(analysis: Analysis) -> Table | None:
     if not any(entry.turned_away for entry in counts):
         return None
     return Table(
-        "The gates, the cheapest first. A training is saved by the gate that turned a candidate away last; one that was "
-        "put off and trained later, or that repeats what was never trained, saves none.",
+        "The gates, the cheapest first. A training is saved by the gate that turned a candidate away last; one that "
+        "was put off and trained later, or that repeats what was never trained, saves none.",
         ("gate", "what it asks", "candidates turned away", "trainings saved"),
         (False, False, True, True),
         tuple(
@@ -56,7 +56,8 @@ def _epochs(value: float | None) -> str:
 def _rungs(analysis: Analysis) -> list[Block]:
     counts = rung_counts(analysis.record, analysis.candidates)
     table = Table(
-        "The rungs, the lowest first: epochs that a candidate costs there beyond the rung below, in the median.",
+        "The rungs, the lowest first: epochs that a candidate costs there beyond the rung below, in the median. "
+        "trials.csv counts the rungs from 0.",
         ("rung", "epochs a candidate", "candidates judged", "sent on"),
         (False, True, True, True),
         tuple(

@@ -71,7 +71,7 @@ def _counts(analysis: Analysis) -> Facts:
         ("Failed", str(counts["failed"]), f"and {higher} after a lower rung" if higher else ""),
     ]
     if interrupted := int(trials["interrupted"].sum()):
-        facts.append(("Interrupted", str(interrupted), "trials left by a run that ended, not failures"))
+        facts.append(("Interrupted", str(interrupted), "trials cut short, not failures"))
     if unfinished := int(trials["state"].isin(["RUNNING", "WAITING"]).sum()):
         facts.append(("Not finished", str(unfinished), "running or waiting when this was read"))
     return Facts(tuple(facts))
@@ -89,7 +89,8 @@ def _hypervolume(analysis: Analysis) -> list[Block]:
         origin += " and the most energy of a trained net"
     return [
         Paragraph(
-            f"Hypervolume of the validation front: {significant(analysis.hypervolume)} {unit}, up to {corner} ({origin})."
+            f"Hypervolume of the validation front: {significant(analysis.hypervolume)} {unit}, up to {corner} "
+            f"({origin})."
         )
     ]
 
@@ -111,7 +112,9 @@ def _unsuccessful(analysis: Analysis) -> list[Block]:
     head = unsuccessful.head(_MOST_FAILURES)
     rest = len(unsuccessful) - len(head)
     cells = tuple((str(row.number), _state(row), shown(row.reason), shown(row.description)) for row in rows(head))
-    caption = "Trials without a trained net" + (f", the first {len(head)}; {rest} more in trials.csv." if rest else ".")
+    caption = "Trials that failed or were turned away" + (
+        f", the first {len(head)}; {rest} more in trials.csv." if rest else "."
+    )
     return [Table(caption, ("trial", "state", "reason", "architecture"), (True, False, False, False), cells)]
 
 

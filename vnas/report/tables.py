@@ -31,8 +31,8 @@ def trials_table(analysis: Analysis) -> pd.DataFrame:
     """One row a trial.
 
     ``predicted_ms_<name>`` is out of sample: each half of the nets is predicted by the line fitted on the other.
-    A repeated architecture has the prediction of its first measurement. ``rung``, ``val_top1`` and ``epochs`` are of the
-    last rung that the candidate was judged at, ``epochs_spent`` is what this trial added to them.
+    A repeated architecture has the prediction of its first measurement. ``rung``, ``val_top1`` and ``epochs`` are of
+    the last rung that the candidate was judged at, ``epochs_spent`` is what this trial added to them.
     """
     trials = analysis.record.trials
     table = trials.assign(on_front=analysis.on_front)[list(_TRIAL_COLUMNS)].copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def number(value: object) -> float | None:
 def _rungs(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What is known of a trial's candidate at each rung, with a ``rung`` and ``val_top1`` each."""
     found = attributes.get("rungs")
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        return []
-    return [entry for entry in found if isinstance(entry, Mapping) and isinstance(entry.get("rung"), int)]
+    entries = found if isinstance(found, list | tuple) else []
+    return [entry for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get("rung"), int)]
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     if row["state"] == "COMPLETE" and not row["rungs"] and row["val_top1"] is not None:
         # Before there were rungs, a trial was trained once, in full.
         row["rungs"] = [{"rung": 0, "val_top1": row["val_top1"], "epochs_spent": row["epochs"]}]
-    row["rung"] = max((entry["rung"] for entry in row["rungs"]), default=None)
+    row["rung"] = max((entry["rung"] for entry in row["rungs"] or ()), default=None)
     return row
 
 
@@ -72,7 +71,8 @@ def _tell_gate(row: dict[str, Any]) -> None:
 def _keep_own_rungs(rows: list[dict[str, Any]]) -> None:
     """Leave each trial the rungs that it judged itself.
 
-    One that goes on from another, or has the place of another, holds the rungs of that one too; a repetition judged none.
+    One that goes on from another, or has the place of another, holds the rungs of that one too; a repetition judged
+    none.
     """
     known: dict[str, set[int]] = {}
     for row in rows:

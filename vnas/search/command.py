@@ -136,7 +136,7 @@ def _storage_errors(settings: Settings) -> Iterator[None]:
         cause = error.__cause__ or error
         detail = str(getattr(cause, "orig", None) or type(cause).__name__).splitlines()[0]
         raise VnasError(
-            f"the storage {shown_url(settings.url)} failed: {shown_url(detail)}. Every completed trial that it holds is "
+            f"the storage {shown_url(settings.url)} failed: {shown_url(detail)}. Every completed trial in it is "
             "kept; once it works again, the same command with --resume goes on"
         ) from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
 from vnas.errors import MeasurementError, TrainingError
 from vnas.evaluate import Candidate, measure_net, train
 from vnas.nets import load_checkpoint, save_weights
@@ -40,6 +41,7 @@ class FrontNet:
     candidate: Candidate
     val_top1: float
     latency_ms: float
+    energy_mj: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,16 @@ class FrontReporter(Protocol):
         """Something worth a line."""
 
 
-def select(judged: Iterable[Entry], max_nets: int, budget_ms: float | None = None) -> list[FrontNet]:
+def select(
+    judged: Iterable[Entry], max_nets: int, *, budget_ms: float | None = None, energy: bool = False
+) -> list[FrontNet]:
     """The front of what was judged at the last rung, fastest first, thinned to the nets that add most hypervolume.
 
     Args:
         judged: distinct candidates.
         max_nets: at most so many.
         budget_ms: slower nets are left out.
+        energy: whether energy is an objective too.
     """
     nets = [
         FrontNet(
@@ -92,6 +97,7 @@ def select(judged: Iterable[Entry], max_nets: int, budget_ms: float | None = Non
             Candidate.from_attributes(entry.attributes),
             entry.rungs[-1]["val_top1"],
             entry.attributes["latency_ms"],
+            entry.attributes["energy_mj"] if energy else None,
         )
         for entry in judged
         if budget_ms is None or entry.attributes["latency_ms"] <= budget_ms
@@ -111,7 +117,10 @@ def select(judged: Iterable[Entry], max_nets: int, budget_ms: float | None = Non
 
 
 def _points(nets: list[FrontNet]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([(100.0 - net.val_top1, net.latency_ms) for net in nets])  # (N, 2), both minimised
+    """(N, 2), or (N, 3) with energy, all minimised."""
+    return np.array(
+        [(100.0 - net.val_top1, net.latency_ms, *(() if net.energy_mj is None else (net.energy_mj,))) for net in nets]
+    )
 
 
 def _least_useful(front: list[FrontNet]) -> FrontNet:
@@ -133,14 +142,13 @@ def retrain(
         KeyboardInterrupt: passed on; what is stored stays.
     """
     settings = job.config.front
-    front = select(judged, settings.max_nets, job.config.latency.budget_ms)
+    front = select(judged, settings.max_nets, budget_ms=job.config.latency.budget_ms, energy=job.config.energy)
     if not front:
         return front
     results = front_results(job.study)
-    pending = [
-        (net, repeat) for net in front for repeat in range(settings.seeds) if not _done(results, job.run_dir, net, repeat)
-    ]
-    total = len(front) * settings.seeds
+    runs = [(net, repeat) for net in front for repeat in range(settings.seeds)]
+    pending = [(net, repeat) for net, repeat in runs if not _done(results, job.run_dir, net, repeat)]
+    total = len(runs)
     reporter.front_started(len(front), total, total - len(pending))
     for net, repeat in pending:
         try:
@@ -251,9 +259,7 @@ def _keep_best(job: FrontJob, net: FrontNet) -> None:
     shutil.rmtree(folder / "seeds", ignore_errors=True)
 
 
-def _measure_again(
-    job: FrontJob, device: torch.device, front: list[FrontNet], reporter: FrontReporter
-) -> None:
+def _measure_again(job: FrontJob, device: torch.device, front: list[FrontNet], reporter: FrontReporter) -> None:
     """Time the trained nets once more, in shuffled order: chance had a part in the latencies they were chosen by."""
     results = front_results(job.study)
     order = np.random.default_rng(job.config.seed).permutation(len(front))

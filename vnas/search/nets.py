@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vnas.config import StudyConfig
 from vnas.search import space
-from vnas.search.engine.protocol import Attributes, Draw, Subject
+from vnas.search.engine.protocol import Draw, Subject
 
 if TYPE_CHECKING:
     from vnas.evaluate import NetEvaluator

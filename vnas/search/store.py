@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 
 import vnas
 from vnas.config import StudyConfig, changed_fields, study_from_toml
-from vnas.errors import ResumeError
+from vnas.errors import ResumeError, VnasError
 from vnas.profiler import Environment
 from vnas.report.reading import shown_url
 from vnas.search.interrupts import protected
@@ -30,6 +30,8 @@ HEARTBEAT_SECONDS = 30
 """Between two signs of life of a driver that shares its study; after three times as long its trials are another's."""
 BEGINNING_SECONDS = 10
 """After which a study that is not begun whole was left by a driver that was killed."""
+BEGINNING_TRIES = 5
+"""At creating the tables of an empty database, where others do the same."""
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -37,21 +39,53 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
     Raises:
         ResumeError: there is no such database, or it is not one of Optuna's.
+        VnasError: another program keeps it locked.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": _connect_args(url)},
-            heartbeat_interval=HEARTBEAT_SECONDS if shareable(url) else None,
-            grace_period=3 * HEARTBEAT_SECONDS if shareable(url) else None,
-        )
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError, ValueError) as error:
-        cause = type(error).__name__ if "://" in str(error) else f"{type(error).__name__}: {error}"
+        return _opened(url)
+    except (
+        *(sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError),
+        *(RuntimeError, ImportError, ValueError),
+    ) as error:
+        cause = said_by(error)
+        if "database is locked" in cause:
+            raise VnasError(
+                f"the storage {shown_url(url)} is locked by another program; once that is done, the same command "
+                "with --resume goes on"
+            ) from None
+        if isinstance(error, ImportError) and sqlalchemy.make_url(url).get_backend_name() == "postgresql":
+            cause += "; pip install 'vnas[postgres]' brings PostgreSQL's driver"
         raise ResumeError(
             f"the storage {shown_url(url)} cannot be opened ({cause}); give --storage sqlite:///FILE.db, "
             "or another database URL that SQLAlchemy knows"
         ) from None
+
+
+def _opened(url: str) -> optuna.storages.RDBStorage:
+    for left in reversed(range(BEGINNING_TRIES)):
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": _connect_args(url)},
+                heartbeat_interval=HEARTBEAT_SECONDS if shareable(url) else None,
+                grace_period=3 * HEARTBEAT_SECONDS if shareable(url) else None,
+            )
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
+            # Drivers that start at one moment in an empty database create the same tables; one of them does.
+            if not left or not any(word in str(error).lower() for word in ("already exists", "duplicate")):
+                raise
+            time.sleep(0.5)
+    raise AssertionError("the last try returns or raises")
+
+
+def said_by(error: BaseException) -> str:
+    """A database error in one line, without the address it was sent to: what the database said, else what it was."""
+    cause = error.__cause__ or error
+    said = getattr(cause, "orig", None)
+    if said is None:
+        return type(cause).__name__ if "://" in str(cause) else f"{type(cause).__name__}: {cause}"
+    return shown_url(str(said).splitlines()[0] if str(said) else type(said).__name__)
 
 
 def _connect_args(url: str) -> dict[str, Any]:
@@ -130,9 +164,7 @@ def resume(
 
 def front_results(study: optuna.Study) -> dict[str, Any]:
     """What retraining the front has stored, by key without the ``front/``."""
-    return {
-        key.removeprefix("front/"): value for key, value in study.user_attrs.items() if key.startswith("front/")
-    }
+    return {key.removeprefix("front/"): value for key, value in study.user_attrs.items() if key.startswith("front/")}
 
 
 def set_front_result(study: optuna.Study, key: str, value: Any) -> None:

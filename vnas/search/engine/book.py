@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from vnas.search.engine.ledger import INTERRUPTED
+from vnas.search.engine.ledger import was_left
 from vnas.search.engine.protocol import Attributes, Draw
 from vnas.search.policy.ranking import Floats
 
@@ -28,7 +28,9 @@ class Entry:
         status: ``judged``: at one rung at least; ``rejected`` by a gate; ``failed``.
         running: the trial that is at work on it, here or elsewhere.
         preset: whether it goes on at every rung, whatever its rank.
-        failed_above: a rung that it failed on the way to, so that it is not sent there again.
+        queued: whether that trial waits in the queue.
+        failed_above: whether it failed on the way to a rung, so that it is not sent there again.
+        lost: times that a worker died on the way to a rung above the first.
     """
 
     number: int
@@ -37,8 +39,10 @@ class Entry:
     rungs: list[Mapping[str, Any]] = field(default_factory=list)
     status: Status = "running"
     running: int | None = None
+    queued: bool = False
     preset: bool = False
     failed_above: bool = False
+    lost: int = 0
 
     @property
     def latency_ms(self) -> float | None:
@@ -57,55 +61,80 @@ class Book:
         self.rejections = 0
         self._seen: dict[int, TrialState] = {}
 
-    def learn(self, trial: FrozenTrial) -> Entry | None:
-        """Take in a trial; the entry that it changed, or None where it says nothing new."""
+    def learn(self, trial: FrozenTrial, *, past: bool = False) -> Entry | None:
+        """Take in a trial; the entry that it changed, or None where it says nothing new.
+
+        Args:
+            trial: of the study.
+            past: whether an earlier run ended it. A failure that nobody expected does not count then: the machine may
+                have been mended.
+        """
         if self._seen.get(trial.number) == trial.state:
             return None
         self._seen[trial.number] = trial.state
-        if trial.state == TrialState.WAITING:
+        digest = trial.user_attrs.get("candidate")
+        forgiven = past and "unexpected" in trial.user_attrs
+        if was_left(trial) or (forgiven and not trial.user_attrs.get("rungs")):
+            self._release(trial, digest)
             return None
+        if trial.state.is_finished() and not forgiven:
+            self._count(trial)
+        if digest is None or "duplicate_of" in trial.user_attrs:
+            return None
+        entry = self.entries.setdefault(digest, Entry(trial.number, trial.params, dict(trial.user_attrs)))
+        self._update(entry, trial, forgiven)
+        return entry
+
+    def _count(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs
-        left = bool(attributes.get(INTERRUPTED)) or (trial.state == TrialState.FAIL and "reason" not in attributes)
-        if trial.state.is_finished() and not left:
-            self.finished += 1
-            if "duplicate_of" in attributes:
-                self.repeated += 1
-                return None
-            self.repeated = 0
-            self.rejections = self.rejections + 1 if "gate" in attributes else 0
-        digest = attributes.get("candidate")
-        if digest is None:
-            self.failed_unnamed += trial.state == TrialState.FAIL and not left
-            return None
-        if digest not in self.entries:
-            if left and not attributes.get("rungs"):
-                return None
-            self.entries[digest] = Entry(trial.number, trial.params, dict(attributes))
-        entry = self.entries[digest]
+        self.finished += 1
+        if "duplicate_of" in attributes:
+            self.repeated += 1
+            return
+        self.repeated = 0
+        self.rejections = self.rejections + 1 if "gate" in attributes else 0
+        self.failed_unnamed += "candidate" not in attributes and trial.state == TrialState.FAIL
+
+    def _release(self, trial: FrozenTrial, digest: str | None) -> None:
+        """A trial was left: another has its place, or will; what it had found is that one's to say."""
+        entry, withdrawn = self.entries.get(digest or ""), "withdrawn" in trial.user_attrs
+        if entry is None:
+            return
+        reason = trial.user_attrs.get("reason", "interrupted")
+        entry.lost += bool(trial.user_attrs.get("rungs")) and reason != "interrupted" and not withdrawn
+        if entry.running == trial.number:
+            entry.running, entry.queued = None, False
+            entry.status = "judged"
+            if not entry.rungs and digest is not None:
+                del self.entries[digest]
+
+    def _update(self, entry: Entry, trial: FrozenTrial, forgiven: bool) -> None:
+        attributes = trial.user_attrs
         entry.preset |= bool(attributes.get("preset"))
         rungs = list(attributes.get("rungs", ()))
         if len(rungs) >= len(entry.rungs):
-            entry.rungs = rungs
-            entry.attributes = dict(attributes)
-        if trial.state == TrialState.RUNNING:
-            entry.running = trial.number
-            return entry
+            entry.rungs, entry.attributes = rungs, dict(attributes)
+        if not trial.state.is_finished():
+            answered = bool(entry.rungs) or entry.status == "failed"
+            if answered and "continues" not in attributes:
+                return  # a repetition to be
+            if entry.running is None or trial.number <= entry.running:
+                entry.running, entry.status = trial.number, "running"
+                entry.queued = trial.state == TrialState.WAITING
+            return
         if entry.running == trial.number:
-            entry.running = None
-        if left:
-            if not entry.rungs and entry.running is None:
-                del self.entries[digest]
-                return None
-        elif trial.state == TrialState.FAIL:
+            entry.running, entry.queued = None, False
+        if trial.state == TrialState.FAIL and not forgiven:
             entry.failed_above = bool(entry.rungs)
         if entry.running is None:
             entry.status = "judged" if entry.rungs else "rejected" if "gate" in attributes else "failed"
-        return entry
 
     @property
     def counted(self) -> int:
         """Candidates that were trained, or failed."""
-        return self.failed_unnamed + sum(entry.status in ("judged", "failed") for entry in self.entries.values())
+        return self.failed_unnamed + sum(
+            bool(entry.rungs) or entry.status == "failed" for entry in self.entries.values()
+        )
 
     def judged(self, rung: int = 0) -> Iterator[Entry]:
         """Candidates that were judged at a rung, whatever they do now."""

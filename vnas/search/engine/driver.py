@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
 from vnas.errors import UsageError, VnasError
 from vnas.search.engine.book import Book, Entry
-from vnas.search.engine.ledger import INTERRUPTED, Ledger
+from vnas.search.engine.ledger import INTERRUPTED, Ledger, TakenAwayError, was_left
 from vnas.search.engine.protocol import (
     Advance,
     Answer,
@@ -35,12 +36,12 @@ from vnas.search.engine.protocol import (
     Problem,
     Subject,
 )
-from vnas.search.engine.recovery import Recovered, recover, was_left
+from vnas.search.engine.recovery import Recovered, recover
 from vnas.search.engine.reporting import Reporter, line_of
 from vnas.search.engine.rules import Rules
 from vnas.search.interrupts import protected
 from vnas.search.policy.gates import PROMISE, Known
-from vnas.search.policy.promotion import Limits, Spent, may_begin, may_go_on, next_on
+from vnas.search.policy.promotion import Spent, may_begin, may_go_on, next_on
 from vnas.search.sampling.suggester import Suggester, Told
 
 STUCK_AFTER = 5
@@ -53,6 +54,8 @@ POSTPONE_AT_MOST = 8
 """Candidates that are measured and put off, one after the other, before one is trained whatever it promises."""
 BROKEN_AFTER = 3
 """As many failures in a row that vnas did not raise itself mean that something is wrong with the machine or with us."""
+Mask = npt.NDArray[np.bool_]
+
 WAIT_SECONDS = 0.5
 SYNC_SECONDS = 2.0
 
@@ -107,6 +110,7 @@ class Driver:
         self._work: dict[int, _Work] = {}
         self._ready: deque[Job] = deque()
         self._tokens: dict[int, int] = {}
+        self._suggested: set[str] = set()  # candidates that the sampler has an answer for
         self._latencies: dict[str, Attributes] = {}
         self._broken = 0
         self._in_a_row = 0
@@ -126,12 +130,15 @@ class Driver:
             ceiling_ms=rules.ceiling_ms,
         )
         for trial in trials:
-            self._learn(trial)
+            self._learn(trial, past=True)
         self._asked = len(trials)
 
     def recover(self) -> Recovered:
-        """Put right what runs that ended left behind: every trial of a study that only this driver works on, else
-        those whose driver has said nothing for too long."""
+        """Put right what runs that ended left behind.
+
+        That is every running trial of a study that only this driver works on, else those of drivers that have said
+        nothing for too long.
+        """
         with protected():
             if self._shared:
                 self._ledger.fail_stale()
@@ -156,18 +163,26 @@ class Driver:
             KeyboardInterrupt: passed on, after the trials at work were put back into the queue.
         """
         self._executor = executor
-        self._began = executor.clock()
+        self._began, idle = executor.clock(), time.monotonic()
         self._reporter.search_started(self.book.counted, self._rules.limits.candidates)
         try:
-            while True:
-                self._sync()
-                self._fill()
-                if not self._work:
-                    break
-                event = self._executor.wait(WAIT_SECONDS)
-                if event is not None:
-                    self._handle(event)
-                self._ledger.beat()
+            with self._ledger.alive():
+                while True:
+                    self._sync()
+                    self._fill()
+                    if self._work:
+                        idle = time.monotonic()
+                    elif self.others and time.monotonic() - idle < self._ledger.grace_seconds + SYNC_SECONDS:
+                        time.sleep(WAIT_SECONDS)  # whose driver has been killed, its trials are this one's
+                        continue
+                    else:
+                        break
+                    event = self._executor.wait(WAIT_SECONDS)
+                    if event is not None:
+                        try:
+                            self._handle(event)
+                        except TakenAwayError as error:
+                            self._withdraw(self._work[event.job.trial], str(error))
         except BaseException:
             with protected():
                 self._put_back()
@@ -201,7 +216,7 @@ class Driver:
         rungs = self.problem.rungs
         candidates = self.book.counted
         for entry in self.book.entries.values():
-            if entry.running is None or len(entry.rungs) == len(rungs):
+            if entry.running is None or entry.queued or len(entry.rungs) == len(rungs):
                 continue
             if entry.rungs:
                 above += rungs[len(entry.rungs)] - rungs[len(entry.rungs) - 1]
@@ -217,9 +232,11 @@ class Driver:
             return ""
         if limits.seconds is not None and spent.seconds >= limits.seconds:
             return f"the time limit of {limits.seconds / 60:g} min is reached after {self.book.counted} candidates"
-        if not may_begin(spent, limits, self.problem.rungs[0], above=len(self.problem.rungs) > 1):
+        cost = self.problem.rungs[0]
+        if not may_begin(spent, limits, cost, above=len(self.problem.rungs) > 1) or not self._affords(cost):
             return ""
-        if self.book.repeated >= EXHAUSTED_AFTER or len(self.book.entries) >= self.problem.size:
+        tried = len(self.book.entries) - self.book.saved().get(PROMISE, 0)
+        if self.book.repeated >= EXHAUSTED_AFTER or tried >= self.problem.size:
             return f"the space seems exhausted after {self.book.counted} candidates: draws only repeat them"
         if self.book.rejections >= TURNED_AWAY_AFTER:
             return (
@@ -228,14 +245,17 @@ class Driver:
             )
         return None
 
+    def _affords(self, cost: float) -> bool:
+        """Whether the limit of epochs allows so many beside those spent and under way."""
+        limit, spent = self._rules.limits.epochs, self._spent()
+        return limit is None or spent.first + spent.above + cost <= limit + 1e-9
+
     def _continue(self, *, begun_all: bool = False) -> bool:
         """Send a candidate that was stopped one rung up, if there is room and one is worth it."""
         rungs = self.problem.rungs
         spent = self._spent()
         for rung in range(len(rungs) - 1):
             cost = rungs[rung + 1] - rungs[rung]
-            if not may_go_on(spent, self._rules.limits, cost, begun_all=begun_all):
-                continue
             entries = list(self.book.judged(rung))
             if not entries:
                 continue
@@ -243,11 +263,21 @@ class Driver:
             allowed = np.array(
                 [entry.running is None and not entry.failed_above and self._feasible(entry) for entry in entries]
             )
-            chosen = next_on(self._points(entries, rung), gone, allowed, self._rules.corner)
-            if chosen is not None:
-                self._go_on(entries[chosen])
+            chosen = self._owed(entries, gone, allowed) if self._affords(cost) else None
+            if chosen is None and may_go_on(spent, self._rules.limits, cost, begun_all=begun_all):
+                chosen = next_on(self._points(entries, rung), gone, allowed, self._rules.corner)
+            if chosen is not None and self._go_on(entries[chosen]):
                 return True
         return False
+
+    def _owed(self, entries: list[Entry], gone: Mask, allowed: Mask) -> int | None:
+        """One that goes on in any case, and whose run or worker ended before it did."""
+        waiting = np.flatnonzero(allowed & ~gone)
+        for at in waiting:
+            if entries[at].preset:
+                return int(at)
+        left = self._rules.always - sum(gone) - sum(entry.failed_above for entry in entries)
+        return int(waiting[0]) if left > 0 and len(waiting) else None
 
     def _climbs(self, entry: Entry, rung: int) -> bool:
         return entry.running is not None and len(entry.rungs) == rung + 1
@@ -264,20 +294,26 @@ class Driver:
             dtype=np.float64,
         )
 
-    def _go_on(self, entry: Entry) -> None:
+    def _go_on(self, entry: Entry) -> bool:
         attributes = {
             key: value for key, value in entry.attributes.items() if key not in ("finished_at", "stopped", "recovers")
         }
         attributes["continues"] = entry.number
         number = self._ledger.begin(entry.draw, attributes)
         if number is None:
-            return
+            return False
         subject = self.problem.subject(entry.draw)
         rungs = [dict(found) for found in entry.rungs]
-        work = _Work(number, subject, entry.draw, None, rungs, 1, self._executor.clock(), entry.preset)
+        work = _Work(number, subject, entry.draw, None, rungs, entry.lost + 1, self._executor.clock(), entry.preset)
         self._start(work)
         entry.running = number
+        if self._shared:
+            self._sync(now=True, but=number)
+            if entry.running != number or len(entry.rungs) > len(work.rungs):
+                self._withdraw(work, "another driver sent it on")
+                return False
         self._ready.append(Job(number, "train", subject, len(work.rungs)))
+        return True
 
     def _begin(self) -> bool:
         """Ask for a candidate; True where there is a job for it now, False where its answer is there already."""
@@ -287,7 +323,8 @@ class Driver:
                 token, draw = self._draw()
             else:
                 draw = {name: taken.params[name] for name in self.problem.choices}
-                token = self._suggester.begin(draw)
+                known_token = self._tokens.pop(taken.number, None)
+                token = self._suggester.begin(draw) if known_token is None else known_token
         self._asked += 1
         began = self._executor.clock()
         attempt = 1 if taken is None else int(taken.user_attrs.get("attempt", 1))
@@ -318,15 +355,16 @@ class Driver:
         if entry is None and self._shared:
             self._sync(now=True, but=number)
             entry = self.book.entries.get(subject.digest)
-        if entry is not None and entry.attributes.get("gate") == PROMISE and entry.running is None:
-            entry = None  # put off, not turned away
-        if entry is not None and self._rules.gates.duplicate:
+        if entry is not None and self._rules.gates.duplicate and _has_or_gets_an_answer(entry, number):
             self._repeat(number, token, entry, began)
             return False
         work = _Work(number, subject, draw, token, [], attempt, began, preset)
         self._start(work)
         entry = self.book.entries.setdefault(subject.digest, Entry(number, draw, dict(known), preset=preset))
-        entry.running, entry.status = number, "running"
+        entry.running, entry.status, entry.queued = number, "running", False
+        if self._shared and self._too_many(number):
+            self._withdraw(work, "other drivers have begun the last candidates of the study")
+            return False
         if (why := self._turned_away(Known(subject.costs, None, self._guess_latency(draw)))) is not None:
             self._reject(work, *why)
             return False
@@ -337,13 +375,27 @@ class Driver:
             return True
         return self._measured(work, before)
 
+    def _too_many(self, number: int) -> bool:
+        """Whether trials that were begun before this one fill the study."""
+        before = sum(
+            1
+            for entry in self.book.entries.values()
+            if not entry.rungs and entry.running is not None and not entry.queued and entry.running < number
+        )
+        return self.book.counted + before >= self._rules.limits.candidates
+
+    def _withdraw(self, work: _Work, reason: str) -> None:
+        """End a trial that another driver's has made needless; nothing takes its place."""
+        if work.token is not None:
+            self._suggester.drop(work.token)
+            work.token = None
+        self._close(work, TrialState.FAIL, attributes={"reason": reason, INTERRUPTED: True, "withdrawn": True})
+
     def _draw(self) -> tuple[int, dict[str, Any]]:
         if self.book.repeated < STUCK_AFTER:
             return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST)
         generator = np.random.default_rng([self._rules.seed, self._asked])
-        draw = {
-            name: options[int(generator.integers(len(options)))] for name, options in self.problem.choices.items()
-        }
+        draw = {name: options[int(generator.integers(len(options)))] for name, options in self.problem.choices.items()}
         return self._suggester.begin(draw), draw
 
     def _start(self, work: _Work) -> None:
@@ -358,7 +410,6 @@ class Driver:
         elif isinstance(event, Failure):
             self._failed(work, event)
         elif event.job.kind == "measure":
-            self._broken = 0
             self._latencies.setdefault(work.subject.latency_key, event.attributes)
             self._measured(work, event.attributes)
         else:
@@ -411,7 +462,7 @@ class Driver:
         rung = answer.job.rung
         found = {"rung": rung, **{key: answer.attributes[key] for key in ("val_top1", "epochs", "epochs_spent")}}
         work.rungs.append(found)
-        self._ledger.record(work.number, {**answer.attributes, "rungs": work.rungs})
+        self._ledger.record(work.number, {**answer.attributes, "rungs": list(work.rungs)})
         entry = self.book.entries[work.subject.digest]
         entry.rungs = list(work.rungs)
         entry.attributes |= answer.attributes
@@ -419,12 +470,14 @@ class Driver:
         if rung == 0:
             self._tell(work, answer.attributes["val_top1"])
         if rung + 1 == len(self.problem.rungs):
-            values = (answer.attributes["val_top1"], *(entry.attributes[name] for name in self._rules.objectives))
-            self._close(work, TrialState.COMPLETE, values=values)
-        elif work.preset or self._among_the_first(entry, rung):
+            self._close(work, TrialState.COMPLETE, values=self._values(entry))
+        elif (work.preset or self._among_the_first(entry, rung)) and self._affords(0.0):
             self._ready.append(Job(work.number, "train", work.subject, rung + 1))
         else:
             self._close(work, TrialState.PRUNED, attributes={"stopped": rung})
+
+    def _values(self, entry: Entry) -> tuple[float, ...]:
+        return (entry.rungs[-1]["val_top1"], *(entry.attributes[name] for name in self._rules.objectives))
 
     def _among_the_first(self, entry: Entry, rung: int) -> bool:
         """Whether a candidate goes on because it is one of the first of its rung, there being none to rank it among."""
@@ -436,6 +489,8 @@ class Driver:
         entry = self.book.entries[work.subject.digest]
         self._suggester.tell(work.token, replace(self._told(entry.attributes, accuracy), postponed=postponed))
         work.token = None
+        if not postponed:
+            self._suggested.add(work.subject.digest)
 
     def _told(self, attributes: Mapping[str, Any], accuracy: float | None) -> Told:
         measured = all(attributes.get(name) is not None for name in self._rules.objectives)
@@ -448,9 +503,7 @@ class Driver:
         self._suggester.tell(token, self._told(entry.attributes, accuracy))
         kept = {key: value for key, value in entry.attributes.items() if key in _TAKEN_OVER}
         last = len(entry.rungs) == len(self.problem.rungs)
-        values = (
-            (entry.rungs[-1]["val_top1"], *(entry.attributes[name] for name in self._rules.objectives)) if last else None
-        )
+        values = self._values(entry) if last else None
         state = TrialState.COMPLETE if last else TrialState.FAIL if entry.status == "failed" else TrialState.PRUNED
         self._finish(
             number, state, began, values=values, attributes={**kept, "duplicate_of": entry.number, "seconds": 0.0}
@@ -512,13 +565,11 @@ class Driver:
     @property
     def others(self) -> bool:
         """Whether other drivers are at work on the study."""
-        self._sync(now=True)
-        return any(entry.running is not None and entry.running not in self._work for entry in self.book.entries.values())
+        return self._shared and any(trial.state == TrialState.RUNNING for trial in self._ledger.trials())
 
-    def _learn(self, trial: FrozenTrial) -> None:
+    def _learn(self, trial: FrozenTrial, *, past: bool = False) -> None:
         """Take in a trial that another driver works on, or that lies in the past."""
-        before = self.book.entries.get(trial.user_attrs.get("candidate", ""))
-        entry = self.book.learn(trial)
+        entry = self.book.learn(trial, past=past)
         attributes = trial.user_attrs
         if "latency" in attributes or "latency_ms" in attributes:
             self._keep_latency(attributes)
@@ -530,13 +581,17 @@ class Driver:
         if entry is None or "continues" in attributes or "duplicate_of" in attributes:
             return
         if trial.number not in self._tokens:
-            if before is not None and before is entry and trial.number != entry.number:
+            if attributes["candidate"] in self._suggested:
                 return
             self._tokens[trial.number] = self._suggester.begin(trial.params)
         if trial.state.is_finished():
             accuracy = entry.rungs[0]["val_top1"] if entry.rungs else None
-            told = replace(self._told(attributes, accuracy), postponed=attributes.get("gate") == PROMISE)
-            self._suggester.tell(self._tokens.pop(trial.number), told)
+            postponed = attributes.get("gate") == PROMISE and not entry.rungs
+            self._suggester.tell(
+                self._tokens.pop(trial.number), replace(self._told(attributes, accuracy), postponed=postponed)
+            )
+            if not postponed:
+                self._suggested.add(attributes["candidate"])
 
     def _keep_latency(self, attributes: Mapping[str, Any]) -> None:
         key = self.problem.latency_key(attributes)
@@ -550,6 +605,7 @@ class Driver:
         if not self._shared or (not now and time.monotonic() - self._synced < SYNC_SECONDS):
             return
         self._synced = time.monotonic()
+        self._ledger.look_for_queue = True
         self._ledger.fail_stale()
         recover(self._ledger, self._rules, len(self.problem.rungs))
         for trial in self._ledger.trials():
@@ -558,7 +614,14 @@ class Driver:
 
     def _put_back(self) -> None:
         """Give up the trials that are under way, so that their draws are in the queue again."""
-        for work in self._work.values():
-            self._ledger.end(work.number, TrialState.FAIL, attributes={"reason": "interrupted", INTERRUPTED: True})
+        for number in list(self._ledger.running):  # with one that was begun in the moment of a signal
+            self._ledger.end(number, TrialState.FAIL, attributes={"reason": "interrupted", INTERRUPTED: True})
         self._work.clear()
         recover(self._ledger, self._rules, len(self.problem.rungs))
+
+
+def _has_or_gets_an_answer(entry: Entry, number: int) -> bool:
+    """Whether a drawn candidate needs no other trial; of two that are under way, the lower number goes on."""
+    if entry.running is not None and not entry.rungs:
+        return entry.running < number
+    return entry.attributes.get("gate") != PROMISE or bool(entry.rungs)  # put off is not turned away

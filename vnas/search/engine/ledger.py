@@ -4,8 +4,8 @@
     WAITING    a draw in the queue; whoever makes it RUNNING works on it
     RUNNING    at work, by the driver that ``driver`` names
     COMPLETE   judged at the last rung: values are accuracy, latency[, energy]
-    PRUNED     turned away by a gate (``gate``, ``reason``), or judged and stopped at a lower rung (``stopped``); a later
-               trial may go on from there (``continues``)
+    PRUNED     turned away by a gate (``gate``, ``reason``), or judged and stopped at a lower rung (``stopped``), from
+               where a later trial may go on (``continues``)
     FAIL       went wrong (``reason``); or was left by a driver that ended, and another trial has its place
 
 A repetition of a candidate has the state and values of the first, and its number in ``duplicate_of``.
@@ -17,8 +17,10 @@ machine its driver runs on: numbers are given out one after the other, and each 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -30,8 +32,19 @@ from vnas.search.engine.protocol import Attributes, Draw
 from vnas.search.interrupts import protected
 
 DRIVER, RECOVERS, INTERRUPTED = "driver", "recovers", "interrupted"
-_ITS_OWN = frozenset({DRIVER, INTERRUPTED, "reason", "traceback", "unexpected", "seconds"})
+_ITS_OWN = frozenset({DRIVER, INTERRUPTED, "reason", "traceback", "unexpected", "seconds", "finished_at", "gate"})
 """What a trial does not hand on to the one that takes its place."""
+
+
+class TakenAwayError(Exception):
+    """A trial that runs here was failed by another driver, which took this one for dead; another has its place."""
+
+
+def was_left(trial: FrozenTrial) -> bool:
+    """Whether a failed trial went wrong because its run ended: it says so, or says nothing."""
+    if trial.state != TrialState.FAIL:
+        return False
+    return bool(trial.user_attrs.get(INTERRUPTED)) or "reason" not in trial.user_attrs
 
 
 class Ledger:
@@ -41,6 +54,10 @@ class Ledger:
         study: in its storage.
         choices: what each name may be.
         owner: name of this driver.
+
+    Attributes:
+        running: what was stored of the trials that run here, by number.
+        look_for_queue: whether there may be draws in the queue.
     """
 
     def __init__(self, study: optuna.Study, choices: Mapping[str, Sequence[Any]], owner: str) -> None:
@@ -53,7 +70,7 @@ class Ledger:
         }
         self._ids: dict[int, int] = {}
         self.running: dict[int, Attributes] = {}
-        self._beaten = time.monotonic()
+        self.look_for_queue = True
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial, by number."""
@@ -62,29 +79,43 @@ class Ledger:
     def queue(self, draw: Draw, attributes: Attributes) -> int:
         """Put a draw in the queue; its trial's number."""
         with protected():
+            self.look_for_queue = True
             return self._put(draw, attributes)
 
     def begin(self, draw: Draw, attributes: Attributes) -> int | None:
         """Begin a trial; its number, or None where another driver took it from the queue in that moment."""
         with protected():
             number = self._put(draw, {**attributes, DRIVER: self.owner})
-            return number if self._claim(number) else None
+            if not self._claim(number):
+                return None
+            self.running[number] = dict(attributes)
+            return number
 
     def take(self) -> FrozenTrial | None:
         """The first draw in the queue, now running here; None where there is none."""
+        if not self.look_for_queue:
+            return None
         with protected():
             for trial in self.trials():
-                if trial.state == TrialState.WAITING:
+                if trial.state == TrialState.WAITING and not trial.user_attrs.get("rungs"):
                     self._ids[trial.number] = trial._trial_id
                     if self._claim(trial.number):
                         self.record(trial.number, {DRIVER: self.owner})
                         return trial
+        self.look_for_queue = False
         return None
 
     def record(self, number: int, attributes: Attributes) -> None:
-        """Store what became known of a running trial."""
-        for key, value in attributes.items():
-            self._storage.set_trial_user_attr(self._ids[number], key, value)
+        """Store what became known of a running trial.
+
+        Raises:
+            TakenAwayError: it is another driver's.
+        """
+        try:
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(self._ids[number], key, value)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TakenAwayError(f"trial {number} is another driver's") from error
         self.running[number] |= attributes
 
     def end(
@@ -96,7 +127,7 @@ class Ledger:
         attributes: Attributes | None = None,
         constraints: Mapping[str, float] | None = None,
     ) -> FrozenTrial:
-        """Finish a trial.
+        """Finish a trial; it stays as it is where another driver took it away.
 
         Args:
             number: of the trial.
@@ -106,23 +137,44 @@ class Ledger:
             constraints: by name; 0 or less where they are kept.
         """
         with protected():
-            if constraints:
-                trial = optuna.trial.Trial(self.study, self._ids[number])
-                for key, value in constraints.items():
-                    trial.set_constraint(key, value)
-            self.record(number, {**(attributes or {}), "finished_at": time.time()})
-            self._storage.set_trial_state_values(self._ids[number], state, values)
+            with suppress(TakenAwayError, optuna.exceptions.UpdateFinishedTrialError):
+                if constraints:
+                    trial = optuna.trial.Trial(self.study, self._ids[number])
+                    for key, value in constraints.items():
+                        trial.set_constraint(key, value)
+                self.record(number, {**(attributes or {}), "finished_at": time.time()})
+                self._storage.set_trial_state_values(self._ids[number], state, values)
             del self.running[number]
         return self._storage.get_trial(self._ids[number])
 
-    def beat(self) -> None:
-        """Say that this driver and its trials are alive, where the storage keeps such a record."""
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Say all the while that this driver and its trials are alive, where the storage keeps such a record."""
         interval = self._interval()
-        if interval is None or time.monotonic() - self._beaten < interval / 2:
+        if interval is None:
+            yield
             return
-        for number in self.running:
-            self._heartbeat(number)
-        self._beaten = time.monotonic()
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(interval / 2):
+                for number in list(self.running):
+                    # The storage being away for a moment is the driver's to notice.
+                    with suppress(optuna.exceptions.OptunaError):
+                        self._heartbeat(number)
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @property
+    def grace_seconds(self) -> float:
+        """Of silence, after which a driver is taken for dead; 0 where the storage keeps no record of that."""
+        return 0.0 if self._interval() is None else float(self._storage.grace_period)  # type: ignore[attr-defined]
 
     def fail_stale(self) -> None:
         """Fail the trials whose driver has said nothing for too long."""
@@ -163,31 +215,53 @@ class Ledger:
                 return None
             kept = {key: value for key, value in left.user_attrs.items() if key not in _ITS_OWN}
             kept |= {**(add or {}), RECOVERS: left.number}
-            number = self._put(left.params, kept, state=state, values=values, constraints=constraints)
-            first = self._replaced(left.number)
-            if first != number and state == TrialState.WAITING and self._claim(number):
-                self.end(number, TrialState.FAIL, attributes={"reason": f"trial {first} is in its place already"})
-            return number if first == number else None
+            self.look_for_queue = True
+            # Not finished at once: of two drivers that do this, one takes its own back.
+            number = self._put(left.params, kept)
+            if state == TrialState.WAITING and self._replaced(left.number) == number:
+                return number
+            return number if self.conclude(number, left.number, state, values, constraints) else None
+
+    def conclude(
+        self,
+        number: int,
+        left: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        constraints: Mapping[str, float] | None,
+    ) -> bool:
+        """Finish a waiting trial in the place of one that was left; False where that is another's to do.
+
+        Args:
+            number: of the trial.
+            left: number of the one whose place it has.
+            state: to finish it with.
+            values: of a complete one.
+            constraints: of it.
+        """
+        if (first := self._replaced(left)) != number:
+            self.withdraw(number, f"trial {first} is in its place already")
+            return False
+        if not self._claim(number):
+            return False
+        self.end(number, state, values=values, constraints=constraints)
+        return True
+
+    def withdraw(self, number: int, reason: str) -> None:
+        """Fail a waiting trial that nothing shall take the place of; nothing where another driver works on it."""
+        with protected():
+            if self._claim(number):
+                self.end(number, TrialState.FAIL, attributes={"reason": reason, INTERRUPTED: True, "withdrawn": True})
 
     def _replaced(self, number: int) -> int | None:
         return next((trial.number for trial in self.trials() if trial.user_attrs.get(RECOVERS) == number), None)
 
-    def _put(
-        self,
-        draw: Draw,
-        attributes: Attributes,
-        *,
-        state: TrialState = TrialState.WAITING,
-        values: Sequence[float] | None = None,
-        constraints: Mapping[str, float] | None = None,
-    ) -> int:
+    def _put(self, draw: Draw, attributes: Attributes) -> int:
         template = create_trial(
-            state=state,
-            values=values,
+            state=TrialState.WAITING,
             params=dict(draw),
             distributions={name: self._distributions[name] for name in draw},
             user_attrs=dict(attributes),
-            constraints=dict(constraints or {}),
         )
         trial_id = self._storage.create_new_trial(self._study_id, template)
         number = self._storage.get_trial(trial_id).number
@@ -195,6 +269,8 @@ class Ledger:
         return number
 
     def _claim(self, number: int) -> bool:
+        if number not in self._ids:  # another driver has put it there
+            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._heartbeat(number)
         try:
             claimed = self._storage.set_trial_state_values(self._ids[number], TrialState.RUNNING)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from vnas.search.engine.ledger import INTERRUPTED, RECOVERS, Ledger
+from vnas.search.engine.ledger import RECOVERS, Ledger, was_left
 from vnas.search.engine.rules import Rules
 
 
@@ -25,13 +26,6 @@ class Recovered:
     stopped: int = 0
 
 
-def was_left(trial: FrozenTrial) -> bool:
-    """Whether a failed trial went wrong because its run ended: it says so, or says nothing."""
-    if trial.state != TrialState.FAIL:
-        return False
-    return bool(trial.user_attrs.get(INTERRUPTED)) or "reason" not in trial.user_attrs
-
-
 def recover(ledger: Ledger, rules: Rules, rungs: int) -> Recovered:
     """Give every trial that was left another in its place, if it has none.
 
@@ -42,25 +36,24 @@ def recover(ledger: Ledger, rules: Rules, rungs: int) -> Recovered:
     """
     trials = ledger.trials()
     replaced = {trial.user_attrs[RECOVERS] for trial in trials if RECOVERS in trial.user_attrs}
-    requeued = completed = stopped = 0
+    counts: Counter[TrialState] = Counter()
     for trial in trials:
-        if not was_left(trial) or trial.number in replaced or not trial.params:
-            continue
         attributes = trial.user_attrs
         judged = len(attributes.get("rungs", ()))
+        state = TrialState.COMPLETE if judged == rungs else TrialState.PRUNED if judged else TrialState.WAITING
+        values = [attributes[name] for name in ("val_top1", *rules.objectives)] if judged == rungs else None
+        limits = rules.constraints(attributes) if judged else None
+        if trial.state == TrialState.WAITING and judged:  # a driver that put it there ended before it went on
+            if RECOVERS in attributes:
+                counts[state] += ledger.conclude(trial.number, attributes[RECOVERS], state, values, limits)
+            else:
+                ledger.withdraw(trial.number, "its driver ended before it began")
+            continue
+        if not was_left(trial) or trial.number in replaced or not trial.params or "withdrawn" in attributes:
+            continue
         if "continues" in attributes and judged < rungs:
             continue  # it is known to be stopped where it was, and may be sent on again
-        if judged == rungs:
-            values = (attributes["val_top1"], *(attributes[name] for name in rules.objectives))
-            done = ledger.replace(
-                trial, TrialState.COMPLETE, values=values, constraints=rules.constraints(attributes)
-            )
-            completed += done is not None
-        elif judged:
-            done = ledger.replace(
-                trial, TrialState.PRUNED, add={"stopped": judged - 1}, constraints=rules.constraints(attributes)
-            )
-            stopped += done is not None
-        else:
-            requeued += ledger.replace(trial, TrialState.WAITING) is not None
-    return Recovered(requeued, completed, stopped)
+        stopped = {"stopped": judged - 1} if state == TrialState.PRUNED else {}
+        done = ledger.replace(trial, state, values=values, add=stopped, constraints=limits)
+        counts[state] += done is not None
+    return Recovered(counts[TrialState.WAITING], counts[TrialState.COMPLETE], counts[TrialState.PRUNED])

@@ -38,7 +38,7 @@ class Rules:
     objectives: tuple[str, ...] = ("latency_ms",)
     budget_ms: float | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
-    gates: GatesConfig = GatesConfig()
+    gates: GatesConfig = field(default_factory=GatesConfig)
     always: int = 1
     retries: int = 1
     floor: float = 0.0

@@ -113,7 +113,9 @@ def may_go_on(spent: Spent, limits: Limits, cost: float, *, begun_all: bool) -> 
         return False
     if limits.last and not begun_all:
         return False
-    if limits.epochs is not None and begun_all:
-        return True
+    if begun_all:
+        by_time = limits.seconds is not None and spent.candidates < limits.candidates
+        if limits.epochs is not None or by_time or spent.above == 0.0:
+            return True  # what is left of the epochs or of the time; and one at least has to come to the end
     share = limits.spend / (1.0 - limits.spend)
     return spent.above + cost <= share * spent.first + 1e-9

@@ -37,7 +37,7 @@ STARTUP = 10
 MUTANTS, STRANGERS = 200, 50
 SECOND_CHANGE = 0.3
 """Probability that a mutation changes a second name."""
-OPTIMISM = 1.0
+OPTIMISM = 2.0
 """Standard deviations by which a latency is thought to be better than predicted, because a look at it is cheap."""
 LEARN_FROM = 300
 """Answers that a model learns from at most: a random part where there are more."""

@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     result = argparse.ArgumentParser(
         prog="python -m vnas.search.tabular",
-        description="Search a table of known answers with a simulated clock, seed after seed, and say what share of its "
-        "hypervolume was found.",
+        description="Search a table of known answers with a simulated clock, seed after seed, and say what share of "
+        "its hypervolume was found.",
         allow_abbrev=False,
     )
     result.add_argument("table", type=Path, help="a TOML file that says what the columns are")
@@ -63,8 +63,8 @@ def _run(args: argparse.Namespace) -> int:
         )
         shares.append(found.share(table, args.epochs, args.latency_budget))
         print(  # noqa: T201
-            f"seed {seed}: {shares[-1]:.4f} of the hypervolume; {found.trained} nets trained, {len(found.rows)} of them "
-            f"in full, {found.measured} measured"
+            f"seed {seed}: {shares[-1]:.4f} of the hypervolume; {found.trained} nets trained, {len(found.rows)} of "
+            f"them in full, {found.measured} measured"
         )
     print(f"mean {statistics.fmean(shares):.4f}, worst {min(shares):.4f}")  # noqa: T201
     return EXIT_DONE

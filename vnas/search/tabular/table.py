@@ -198,7 +198,7 @@ def load(mapping: Path, csv: Path | None = None) -> Table:
     config = validate(TableConfig, read_toml(mapping), str(mapping))
     if csv is None:
         if config.csv is None:
-            raise ConfigError(f'{mapping} names no CSV; write csv = "FILE" in it, or give the CSV beside it')
+            raise ConfigError(f'{mapping} names no CSV; write csv = "FILE" in it, or give the CSV with --csv FILE')
         csv = mapping.parent / config.csv
     sheet = _read(csv)
     for key, name in config.columns():
