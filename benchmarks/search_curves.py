@@ -75,6 +75,14 @@ class EnoughError(Exception):
     """Ends a search whose curve is long enough."""
 
 
+class ReadableLedger(Ledger):
+    """One that says what it holds of a trial."""
+
+    def attributes(self, number: int) -> dict[str, Any]:
+        """User attributes of a trial of this driver."""
+        return self._storage.get_trial(self._ids[number]).user_attrs
+
+
 class Recorder(Silent):
     """Keeps the numbers of trials in the order of their end.
 
@@ -83,7 +91,7 @@ class Recorder(Silent):
         until: epochs after which it ends the search.
     """
 
-    def __init__(self, ledger: Ledger, until: float) -> None:
+    def __init__(self, ledger: ReadableLedger, until: float) -> None:
         self.curve = Curve()
         self._ledger, self._until = ledger, until
         self._judged: dict[str, int] = {}
@@ -107,14 +115,6 @@ class Recorder(Silent):
             self.curve.steps.append(Step(spent, len(self._measured), len(self._judged), row))
         if spent >= self._until:
             raise EnoughError
-
-
-class ReadableLedger(Ledger):
-    """One that says what it holds of a trial."""
-
-    def attributes(self, number: int) -> dict[str, Any]:
-        """User attributes of a trial of this driver."""
-        return self._storage.get_trial(self._ids[number]).user_attrs
 
 
 def searched(

@@ -12,7 +12,7 @@ that its peak of memory is its own, and ends after --minutes at the latest. Optu
 Then real worker processes whose trainings sleep, on a journal file: trainings a second, as a share of what so many
 sleepers could do.
 
-All takes about TODO.
+All of it takes up to two hours: most studies end with their --minutes, unless --trials are fewer.
 """
 
 from __future__ import annotations
@@ -406,7 +406,7 @@ def throughputs(pools: Sequence[Throughput]) -> list[str]:
     return [
         "## Worker processes",
         "",
-        f"Each training sleeps {SLEEP_SECONDS:g} s; random draws on a journal file; every process has answered once before.",
+        f"Each training sleeps {SLEEP_SECONDS:g} s; random draws, a journal file; processes that run already.",
         "",
         "| workers | trainings | trainings a second | ideal | share of the ideal |",
         f"|{'---|' * 5}",

@@ -349,7 +349,7 @@ def report(answers: Answers, plan: Plan, tables: Mapping[str, Table], mapping: P
         "",
         "Hypervolume of the nets trained to the last rung, by their true accuracy, as a share of that of all nets; "
         f"the reference is {error:g} % error and {latency_ms:g} ms. Mean over {plan.seeds} seeds, in brackets the "
-        f"worst. Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at the rungs. "
+        f"worst. Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at a rung. "
         f"n: searches where they are fewer: beyond {plan.limits[max(0, len(plan.limits) - 2)]:,.0f} epochs for vnas, "
         "and for the Gaussian process, which takes minutes a search and stops at the second limit. Optuna trains every "
         "net to the last rung at once. Behind the epochs that reach what Optuna's default has: their share of its own.",

@@ -157,7 +157,7 @@ def test_variants_change_one_thing_each(table: Table) -> None:
     assert np.array_equal(noisy.accuracy[1], table.accuracy[1], equal_nan=True)
     assert np.mean(seconds.latency_ms < 10.0) == pytest.approx(np.mean(table.latency_ms < 10.0), abs=0.05)
     assert np.corrcoef(seconds.latency_ms, table.seconds)[0, 1] == pytest.approx(1.0)
-    assert nearer.reference == (100.0, pytest.approx(7.0))
+    assert nearer.reference == pytest.approx((100.0, 7.0))
 
 
 # The tables

@@ -20,6 +20,9 @@ ROOMS_OF_TRAINING = ["command", "rungs", "", "speed", "images"]
 TO_WHAT_ALL_STAND_ON = {"speed": {""}, "images": {""}}
 """Both use the seeding, and speed the optimiser and the precision that a step has."""
 
+# Of search, likewise; all may protect a section from signals (``interrupts``).
+ROOMS_OF_SEARCH = ["tabular", "", "workers", "engine", "policy", "sampling"]
+
 BY_NAME = {"profiler/targets.py": {"nets"}}
 """Imports at run time of what need not be there: the profiler measures this project's nets where it has them."""
 
@@ -89,6 +92,22 @@ def test_imports_within_training_go_down(path: Path) -> None:
     seen = {found for name in imported_modules(path) if (found := room_of(name)) is not None}
     above = seen - set(ROOMS_OF_TRAINING[ROOMS_OF_TRAINING.index(room) :]) - TO_WHAT_ALL_STAND_ON.get(room, set())
     assert not above, f"{path.name} of {room or 'training itself'} imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "search").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_within_search_go_down(path: Path) -> None:
+    def room(name: str) -> str | None:
+        parts = name.split(".")
+        if parts[:2] != ["vnas", "search"] or len(parts) < 3:
+            return None
+        return parts[2] if parts[2] in ROOMS_OF_SEARCH else ""
+
+    own = room(".".join(("vnas", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    assert own is not None
+    names = {name for name in imported_modules(path) if not name.startswith("vnas.search.interrupts")}
+    seen = {found for name in names if (found := room(name)) is not None}
+    above = seen - set(ROOMS_OF_SEARCH[ROOMS_OF_SEARCH.index(own) :])
+    assert not above, f"{path.name} of {own or 'search itself'} imports {sorted(above)}"
 
 
 def test_an_upward_import_is_seen(tmp_path: Path) -> None:

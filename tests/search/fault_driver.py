@@ -10,11 +10,14 @@ Every training appends two lines to the journal, ``begun`` and ``ended``, with c
 up or forgotten there: it is written by the one that does the work.
 """
 
+# ruff: noqa: T201
+
 from __future__ import annotations
 
 import argparse
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -166,7 +169,10 @@ class Drivers:
         self._started: dict[int, Path] = {}
         self._alive: set[int] = set()
         self._server = subprocess.Popen(
-            [sys.executable, __file__, *(["shared"] if shared else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *(["shared"] if shared else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._answer() == "ready"
 
@@ -257,7 +263,7 @@ def _forked(words: list[str], log: str) -> int:
             code = drive(words)
     except KeyboardInterrupt:
         code = 130
-    except BaseException:
+    except BaseException:  # noqa: BLE001  the process ends here, whatever it is
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -268,14 +274,10 @@ def _forked(words: list[str], log: str) -> int:
 def main() -> None:
     """Start drivers until there are no more commands."""
     sys.path.insert(0, str(Path(__file__).parent))
-    import optuna  # noqa: F401
-
-    import vnas.search.engine.driver
-    import vnas.search.workers.pool  # noqa: F401
-
+    for name in ("optuna", "vnas.search.engine.driver", "vnas.search.workers.pool"):
+        importlib.import_module(name)
     if "shared" in sys.argv:
-        import vnas.search.store  # noqa: F401
-
+        importlib.import_module("vnas.search.store")
     print("ready", flush=True)
     for line in sys.stdin:
         command = json.loads(line)

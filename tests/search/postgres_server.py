@@ -56,8 +56,8 @@ class Server:
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)  # of a user that this process may not be; the folder above is closed to the rest
-        self._call("initdb", "-D", str(self._data), "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
-                   "--locale=C", "--no-sync")  # fmt: skip
+        how = ["-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C", "--no-sync"]
+        self._call("initdb", "-D", str(self._data), *how)
 
     @property
     def _data(self) -> Path:

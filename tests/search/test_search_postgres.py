@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from postgres_server import PASSWORD, Server
 from test_search_faults import TWO_RUNGS, begin, check_journal, check_once, judged, kept, read, trials_of, wait_until
 
-from vnas.search.engine.ledger import RECOVERS, was_left
+from vnas.search.engine.ledger import RECOVERS, Ledger, was_left
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -85,6 +85,45 @@ def test_two_drivers_share_a_study(drivers: Drivers, url: str, tmp_path: Path) -
     assert PASSWORD not in json.dumps([trial.user_attrs for trial in trials])
 
 
+def new_study(url: str) -> optuna.Study:
+    storage = optuna.storages.RDBStorage(url)
+    return optuna.create_study(storage=storage, study_name=fault_driver.STUDY, directions=["maximize", "minimize"])
+
+
+def dispose(study: optuna.Study) -> None:
+    storage = study._storage
+    storage.remove_session()
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_queue_is_shared(drivers: Drivers, url: str, tmp_path: Path) -> None:
+    study = new_study(url)
+    ledger = Ledger(study, fault_driver.CHOICES, "test")
+    for number in range(10):
+        ledger.queue({"width": 8 * (number + 1), "depth": 3}, {"preset": True})
+    dispose(study)
+    pids = [drivers.start(*words(url, tmp_path, trials=10, seconds=0.2, seed=seed)) for seed in range(3)]
+    assert [drivers.wait(pid) for pid in pids] == [0, 0, 0], [drivers.log(pid) for pid in pids]
+    trials = trials_of(url)
+    check_once(trials)
+    check_journal(tmp_path / "journal", trials)
+    assert [trial.params["depth"] for trial in trials[:10]] == [3] * 10
+    assert sum(trial.state == TrialState.COMPLETE for trial in trials[:10]) == 10
+    assert judged(trials)[0] == 10
+
+
+def test_a_trial_that_takes_long_is_not_taken_away(drivers: Drivers, url: str, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    slow = drivers.start(*words(url, tmp_path, trials=3, seconds=3 * GRACE_SECONDS))
+    wait_until(lambda: "begun" in read(journal))
+    other = drivers.start(*words(url, tmp_path, trials=3, seconds=0.5, seed=1))
+    assert [drivers.wait(pid) for pid in (other, slow)] == [0, 0], drivers.log(other) + drivers.log(slow)
+    trials = trials_of(url)
+    assert [trial for trial in trials if was_left(trial) and "withdrawn" not in trial.user_attrs] == []
+    check_journal(journal, trials)
+    assert judged(trials)[0] == 3
+
+
 def test_a_killed_drivers_trial_is_done_by_the_other_once(drivers: Drivers, url: str, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     victim = drivers.start(*words(url, tmp_path, trials=8, seconds=60))
@@ -134,8 +173,7 @@ def test_a_driver_that_was_thought_dead_goes_on_without_its_trial(drivers: Drive
 @pytest.mark.parametrize("got_to", ["drawn", "judged at the first rung", "judged at the last rung"])
 def test_three_drivers_recover_at_once(got_to: str, drivers: Drivers, url: str, tmp_path: Path) -> None:
     """Each of five trials that were left is replaced once, however the three hit upon them."""
-    storage = optuna.storages.RDBStorage(url)
-    study = optuna.create_study(storage=storage, study_name=fault_driver.STUDY, directions=["maximize", "minimize"])
+    study = new_study(url)
     problem, numbers = fault_driver.SleepingProblem(), range(5)
     judged_at = ["drawn", "judged at the first rung", "judged at the last rung"].index(got_to)
     for number in numbers:
@@ -154,14 +192,15 @@ def test_three_drivers_recover_at_once(got_to: str, drivers: Drivers, url: str, 
                 user_attrs={**subject.attributes, **known, "interrupted": True},
             )
         )
-    storage.remove_session()
-    storage.engine.dispose()
+    dispose(study)
     at = time.time() + 4
     pids = [drivers.start(*words(url, tmp_path), "--recover-at", at) for _ in range(3)]
     assert [drivers.wait(pid) for pid in pids] == [0, 0, 0], [drivers.log(pid) for pid in pids]
     trials = trials_of(url)
     places = Counter(
-        trial.user_attrs[RECOVERS] for trial in trials if RECOVERS in trial.user_attrs and trial.state != TrialState.FAIL
+        trial.user_attrs[RECOVERS]
+        for trial in trials
+        if RECOVERS in trial.user_attrs and trial.state != TrialState.FAIL
     )
     assert places == Counter(numbers), [drivers.log(pid) for pid in pids]
 

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from vnas.config import PAPER_ANNEAL, SpaceConfig, load_study
 from vnas.errors import ConfigError
 from vnas.evaluate import Candidate
-from vnas.nets import build, fuse
+from vnas.nets import FusedVanillaNet, build, fuse
 from vnas.search import space as spaces
+from vnas.search.engine.ledger import Ledger
+from vnas.search.nets import NetProblem
+from vnas.search.sampling.suggester import Suggester
 
 SPACES = ["digits", "cifar", "vanillanet"]
 
@@ -147,13 +150,48 @@ def test_size_counts_the_draws() -> None:
     assert len({candidate(drawn, space).digest for drawn in draws}) == spaces.size(space) == 2 * (4 + 16)
 
 
-def test_every_trial_suggests_the_same_names_in_the_same_order() -> None:
-    space = load_space("cifar")
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+def test_every_trial_has_the_same_names_in_the_same_order() -> None:
+    config = load_study("quickstart", ["space=cifar"])
+    problem = NetProblem(config, in_chans=3, num_classes=10)
+    assert dict(problem.choices) == spaces.choices(config.space)
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    ledger = Ledger(study, problem.choices, "here")
+    suggester = Suggester("random", problem.choices, problem.absent, seed=0, expected=20)
     for _ in range(20):
-        trial = study.ask()
-        spaces.suggest(trial, space, in_chans=3, num_classes=10, anneal=PAPER_ANNEAL)
-        assert list(trial.params) == list(spaces.choices(space))
+        _, drawn = suggester.ask()
+        ledger.begin(drawn, {})
+    for trial in study.get_trials():
+        assert list(trial.params) == list(problem.choices)
+        assert problem.subject(trial.params).digest == candidate(trial.params, config.space).digest
+
+
+def test_what_a_draw_leaves_unused_is_absent() -> None:
+    space = load_space("digits")
+    for seed in range(50):
+        drawn = draw(space, seed)
+        absent = spaces.absent(drawn, space)
+        assert absent <= spaces.choices(space).keys() | {"anneal.steps"}
+        changed = {name: options[-1] if drawn[name] == options[0] else options[0] for name, options in
+                   spaces.choices(space).items() if name in absent}  # fmt: skip
+        assert candidate(drawn | changed, space).digest == candidate(drawn, space).digest
+
+
+def test_a_subject_of_a_net() -> None:
+    config = load_study("quickstart")
+    problem = NetProblem(config, in_chans=1, num_classes=10)
+    drawn = draw(config.space, 1)
+    subject = problem.subject(drawn)
+    found = Candidate.from_attributes(subject.attributes)
+    assert subject.digest == found.digest == subject.attributes["candidate"]
+    assert subject.latency_key == problem.latency_key(subject.attributes) == found.architecture.digest
+    assert subject.costs == {name: float(subject.attributes[name]) for name in ("params", "macs")}
+    assert subject.costs["params"] == sum(parameter.numel() for parameter in fuse_fresh(found).parameters())
+    assert problem.size == spaces.size(config.space)
+    assert problem.latency_key({}) is None
+
+
+def fuse_fresh(found: Candidate) -> torch.nn.Module:
+    return FusedVanillaNet(found.architecture)
 
 
 def test_a_stem_that_no_image_passes_is_refused_before_the_study() -> None:
@@ -178,12 +216,17 @@ def test_schedules_that_cannot_be_are_mended_or_refused() -> None:
         small(anneal={"end": [0.0]})
 
 
-def test_a_random_draw_repeats_with_its_seed_and_covers_the_choices() -> None:
-    space = load_space("digits")
-    assert spaces.random_draw(space, (0, 1)) == spaces.random_draw(space, (0, 1))
-    draws = [spaces.random_draw(space, (0, i)) for i in range(200)]
-    for name, options in spaces.choices(space).items():
-        assert {drawn[name] for drawn in draws} == set(options)
+def test_random_draws_repeat_with_their_seed_and_cover_the_choices() -> None:
+    problem = NetProblem(load_study("quickstart"), in_chans=1, num_classes=10)
+
+    def draws(seed: int) -> list[dict[str, Any]]:
+        suggester = Suggester("random", problem.choices, problem.absent, seed=seed, expected=200)
+        return [suggester.ask()[1] for _ in range(200)]
+
+    first = draws(0)
+    assert first == draws(0) != draws(1)
+    for name, options in problem.choices.items():
+        assert {drawn[name] for drawn in first} == set(options)
 
 
 def test_attributes_read_back() -> None:

@@ -20,6 +20,7 @@ from vnas.config import StudyConfig, changed_fields, study_from_toml
 from vnas.errors import ResumeError, VnasError
 from vnas.profiler import Environment
 from vnas.report.reading import shown_url
+from vnas.search.engine.ledger import MISSED_HEARTBEATS
 from vnas.search.interrupts import protected
 from vnas.training import Data
 
@@ -69,7 +70,7 @@ def _opened(url: str) -> optuna.storages.RDBStorage:
                 url,
                 engine_kwargs={"connect_args": _connect_args(url)},
                 heartbeat_interval=HEARTBEAT_SECONDS if shareable(url) else None,
-                grace_period=3 * HEARTBEAT_SECONDS if shareable(url) else None,
+                grace_period=MISSED_HEARTBEATS * HEARTBEAT_SECONDS if shareable(url) else None,
             )
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
             # Drivers that start at one moment in an empty database create the same tables; one of them does.

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vnas.search.engine.ledger import was_left
 from vnas.search.engine.protocol import Attributes, Draw
-from vnas.search.policy.ranking import Floats
+from vnas.search.sampling.encoding import Floats
 
 Status = Literal["running", "judged", "rejected", "failed"]
 

@@ -32,6 +32,8 @@ from vnas.search.engine.protocol import Attributes, Draw
 from vnas.search.interrupts import protected
 
 DRIVER, RECOVERS, INTERRUPTED = "driver", "recovers", "interrupted"
+MISSED_HEARTBEATS = 3
+"""After so many, the trials of a driver are another's."""
 _ITS_OWN = frozenset({DRIVER, INTERRUPTED, "reason", "traceback", "unexpected", "seconds", "finished_at", "gate"})
 """What a trial does not hand on to the one that takes its place."""
 
@@ -174,7 +176,7 @@ class Ledger:
     @property
     def grace_seconds(self) -> float:
         """Of silence, after which a driver is taken for dead; 0 where the storage keeps no record of that."""
-        return 0.0 if self._interval() is None else float(self._storage.grace_period)  # type: ignore[attr-defined]
+        return float(MISSED_HEARTBEATS * (self._interval() or 0))
 
     def fail_stale(self) -> None:
         """Fail the trials whose driver has said nothing for too long."""

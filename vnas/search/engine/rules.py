@@ -11,7 +11,7 @@ import numpy as np
 from vnas.config import GatesConfig, SamplerName, StudyConfig
 from vnas.search.policy.gates import BudgetGate, CostGate, Gate, HopelessGate, PredictedLatencyGate
 from vnas.search.policy.promotion import Limits
-from vnas.search.policy.ranking import Floats
+from vnas.search.sampling.encoding import Floats
 
 
 @dataclass(frozen=True)

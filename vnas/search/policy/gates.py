@@ -19,22 +19,10 @@ from typing import Protocol
 import numpy as np
 
 from vnas.search.sampling.encoding import Floats
+from vnas.search.sampling.surrogate import Guess
 
 PROMISE = "promise"
 """Name of the gate that only the sampler can answer for."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A model's answer for one candidate.
-
-    Attributes:
-        low: end of the interval that it lies above with the probability asked for.
-        high: end that it lies below.
-    """
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

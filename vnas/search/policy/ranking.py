@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vnas.pareto import hypervolume, ranks
-
-Floats = npt.NDArray[np.float64]
+from vnas.search.sampling.encoding import Floats
 
 
 def normalised(points: Floats) -> Floats:

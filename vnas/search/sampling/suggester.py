@@ -24,11 +24,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from vnas.search.policy.gates import Guess
 from vnas.search.sampling.encoding import Choices, Draw, Encoding, ordered
 from vnas.search.sampling.local import ACCURACY, LATENCY, POSTPONED, LocalSampler
 from vnas.search.sampling.samplers import Name, make
-from vnas.search.sampling.surrogate import Surrogate
+from vnas.search.sampling.surrogate import Guess, Surrogate
 
 NEIGHBOURS = 5
 """Nets that an imputed accuracy is the median of: those nearest in latency."""

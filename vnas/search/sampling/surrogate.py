@@ -41,6 +41,19 @@ class Prediction:
     noise: float
 
 
+@dataclass(frozen=True)
+class Guess:
+    """A model's answer for one candidate.
+
+    Attributes:
+        low: end of the interval that it lies above with the probability asked for.
+        high: end that it lies below.
+    """
+
+    low: float
+    high: float
+
+
 class Surrogate:
     """A model of one answer.
 
