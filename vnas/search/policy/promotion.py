@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vnas.pareto import hypervolume, non_dominated
-from vnas.search.policy.ranking import Floats, order
+from vnas.search.policy.ranking import order
+from vnas.search.sampling.encoding import Floats
 
 
 def next_on(
