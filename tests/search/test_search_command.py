@@ -1,5 +1,6 @@
 """``python -m vnas.search`` as a user meets it: a run directory, an interrupt, a resume, wrong input."""
 
+import contextlib
 import json
 import os
 import signal
@@ -90,7 +91,8 @@ def test_resume_goes_on_to_more_trials_and_keeps_what_is_there(run: Run, tmp_pat
 
 def test_resume_without_a_study_takes_the_stored_one(run: Run, tmp_path: Path) -> None:
     assert run("--trials", "2") == 0
-    assert main(["--device", "cpu", "--out", str(tmp_path / "run"), "--resume", "--trials", "3"]) == 0
+    start = ["--device", "cpu", "--workers", "0", "--out", str(tmp_path / "run")]
+    assert main([*start, "--resume", "--trials", "3"]) == 0
     assert len([t for t in trials_of(tmp_path / "run") if "duplicate_of" not in t.user_attrs]) == 3
 
 
@@ -141,11 +143,12 @@ def test_one_architecture_under_two_schedules_is_measured_once(run: Run, tmp_pat
 
 
 def test_a_net_over_the_latency_budget_is_not_trained(run: Run, tmp_path: Path) -> None:
-    assert run("--trials", "3", "--latency-budget", "1e-6") == 1
+    few = ["--set", "space.stages.width=8", "--set", "space.stages.count=1", "--set", "space.stages.stride=1"]
+    assert run("--trials", "3", "--latency-budget", "1e-6", *few, "--set", "gates.predicted=false") == 1
     trials = trials_of(tmp_path / "run")
     assert {trial.state for trial in trials} == {optuna.trial.TrialState.PRUNED}
     for trial in trials:
-        assert trial.user_attrs["over_budget"] is True
+        assert trial.user_attrs["gate"] == "budget"
         assert "training" not in trial.user_attrs
         assert trial.constraints["latency_over_budget_ms"] > 0
         assert "over the budget of 1e-06 ms" in trial.user_attrs["reason"]
@@ -171,7 +174,8 @@ def test_the_time_limit_ends_the_search_and_not_the_report(run: Run, tmp_path: P
 def test_two_runs_with_one_seed_train_alike(tiny: Path, tmp_path: Path) -> None:
     values = []
     for name in ("one", "two"):
-        assert main(["--study", str(tiny), "--device", "cpu", "--out", str(tmp_path / name), "--trials", "3"]) == 0
+        start = ["--study", str(tiny), "--device", "cpu", "--workers", "0", "--trials", "3"]
+        assert main([*start, "--out", str(tmp_path / name)]) == 0
         values.append([(t.params, t.user_attrs["val_top1"]) for t in trials_of(tmp_path / name)])
     assert values[0] == values[1]
 
@@ -232,6 +236,17 @@ def wait_for_line(process: subprocess.Popen[str], start_of_line: str) -> list[st
         if line.startswith(start_of_line):
             return seen
     raise AssertionError(f"no line {start_of_line!r} in:\n{''.join(seen)}")
+
+
+def worker_of(driver: int) -> int:
+    """The process that trains for a driver."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if path.read_text().rpartition(")")[2].split()[1] == str(driver):
+                command = (path.parent / "cmdline").read_bytes()
+                if b"spawn_main" in command:
+                    return int(path.parent.name)
+    raise AssertionError("there is no worker")
 
 
 def completed(run_dir: Path) -> dict[int, tuple[object, object]]:
@@ -296,3 +311,23 @@ def test_a_second_run_in_the_same_directory_is_refused(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds the worker in /proc")
+def test_a_worker_that_is_killed_costs_a_training_and_no_trial(tiny: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(tiny, run_dir, "--workers", "1", "--trials", "3", "--set", "training.epochs=30")
+    wait_for_line(process, "trial   0")
+    time.sleep(0.3)  # somewhere within trial 1
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "interrupted: the worker on cpu, worker 1 (process" in output
+    trials = trials_of(run_dir)
+    (left,) = [trial for trial in trials if trial.user_attrs.get("interrupted")]
+    (again,) = [trial for trial in trials if trial.user_attrs.get("recovers") == left.number]
+    assert left.state == optuna.trial.TrialState.FAIL
+    assert (again.state, again.params) == (optuna.trial.TrialState.COMPLETE, left.params)
+    assert again.user_attrs["attempt"] == 2
+    assert len({trial.user_attrs["candidate"] for trial in trials if trial.values}) == 3
+    assert not (run_dir / "checkpoints").exists()

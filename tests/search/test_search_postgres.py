@@ -16,6 +16,7 @@ import fault_driver
 import optuna
 import postgres_server
 import pytest
+import sqlalchemy
 from fault_driver import Drivers
 from optuna.trial import TrialState
 from postgres_server import PASSWORD, Server
@@ -86,14 +87,8 @@ def test_two_drivers_share_a_study(drivers: Drivers, url: str, tmp_path: Path) -
 
 
 def new_study(url: str) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(url)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.NullPool})
     return optuna.create_study(storage=storage, study_name=fault_driver.STUDY, directions=["maximize", "minimize"])
-
-
-def dispose(study: optuna.Study) -> None:
-    storage = study._storage
-    storage.remove_session()
-    storage._backend.engine.dispose()  # type: ignore[attr-defined]
 
 
 def test_a_queue_is_shared(drivers: Drivers, url: str, tmp_path: Path) -> None:
@@ -101,7 +96,6 @@ def test_a_queue_is_shared(drivers: Drivers, url: str, tmp_path: Path) -> None:
     ledger = Ledger(study, fault_driver.CHOICES, "test")
     for number in range(10):
         ledger.queue({"width": 8 * (number + 1), "depth": 3}, {"preset": True})
-    dispose(study)
     pids = [drivers.start(*words(url, tmp_path, trials=10, seconds=0.2, seed=seed)) for seed in range(3)]
     assert [drivers.wait(pid) for pid in pids] == [0, 0, 0], [drivers.log(pid) for pid in pids]
     trials = trials_of(url)
@@ -192,7 +186,6 @@ def test_three_drivers_recover_at_once(got_to: str, drivers: Drivers, url: str, 
                 user_attrs={**subject.attributes, **known, "interrupted": True},
             )
         )
-    dispose(study)
     at = time.time() + 4
     pids = [drivers.start(*words(url, tmp_path), "--recover-at", at) for _ in range(3)]
     assert [drivers.wait(pid) for pid in pids] == [0, 0, 0], [drivers.log(pid) for pid in pids]
@@ -232,15 +225,30 @@ def test_kills_among_three_drivers(drivers: Drivers, url: str, tmp_path: Path) -
 # The command
 
 
-def command(study: Path, out: Path, url: str, *arguments: str) -> list[str]:
-    text = [
-        "import sys, vnas.search.store as store",
+def command(study: Path, out: Path, url: str, *arguments: str, first: str = "pass") -> list[str]:
+    """The command with quick heartbeats, after a statement of the test's."""
+    lines = [
+        "import pathlib, sys, time",
+        "import vnas.search.store as store",
         f"store.HEARTBEAT_SECONDS = {HEARTBEAT_SECONDS}",
+        first,
         "from vnas.search.cli import main",
         "sys.exit(main())",
     ]
-    words = [sys.executable, "-c", "; ".join(text), "--study", str(study), "--device", "cpu", "--out", str(out)]
+    words = [sys.executable, "-c", "\n".join(lines), "--study", str(study), "--device", "cpu", "--out", str(out)]
     return [*words, "--storage", url, "--workers", "0", *TWO_RUNGS, *arguments]
+
+
+MEET = """
+create = store.create
+def after_the_other(*rest, **named):
+    folder = pathlib.Path({folder!r})
+    (folder / {name!r}).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.001)
+    return create(*rest, **named)
+store.create = after_the_other
+"""
 
 
 def everything_in(folder: Path) -> str:
@@ -248,17 +256,27 @@ def everything_in(folder: Path) -> str:
 
 
 def study_attributes(url: str) -> str:
-    storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.NullPool})
     study = optuna.load_study(storage=storage, study_name="tiny")
-    found = json.dumps([study.user_attrs, study.system_attrs, [trial.user_attrs for trial in study.get_trials()]])
-    storage.remove_session()
-    storage.engine.dispose()
-    return found
+    return json.dumps(
+        [
+            study.user_attrs,
+            storage.get_study_system_attrs(study._study_id),
+            [trial.user_attrs for trial in study.trials],
+        ]
+    )
 
 
 def test_the_command_twice_at_once(tiny: Path, url: str, tmp_path: Path) -> None:
     outs, logs = [tmp_path / "one", tmp_path / "two"], [tmp_path / "one.log", tmp_path / "two.log"]
-    processes = [begin(command(tiny, out, url, "--trials", "8"), log) for out, log in zip(outs, logs, strict=True)]
+    (tmp_path / "meet").mkdir()
+    processes = [
+        begin(
+            command(tiny, out, url, "--trials", "8", first=MEET.format(folder=str(tmp_path / "meet"), name=out.name)),
+            log,
+        )
+        for out, log in zip(outs, logs, strict=True)
+    ]
     codes = [process.wait(400) for process in processes]
     said = [log.read_text() for log in logs]
     assert codes == [0, 0], said
@@ -273,9 +291,8 @@ def test_the_command_twice_at_once(tiny: Path, url: str, tmp_path: Path) -> None
 
 def test_another_kind_of_device_is_refused(tiny: Path, url: str, tmp_path: Path) -> None:
     assert subprocess.run(command(tiny, tmp_path / "one", url, "--trials", "1"), check=False).returncode == 0
-    words = command(tiny, tmp_path / "two", url, "--trials", "2", "--resume")
-    at = words.index("-c") + 1
-    words[at] = "import vnas.profiler.environment as e; e.cpu_kind = lambda: 'a toaster, 1 CPU'; " + words[at]
+    toaster = "import vnas.profiler.environment as e; e.cpu_kind = lambda: 'a toaster, 1 CPU'"
+    words = command(tiny, tmp_path / "two", url, "--trials", "2", "--resume", first=toaster)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "error: study 'tiny' measures latency on " in done.stderr

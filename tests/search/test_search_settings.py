@@ -29,7 +29,7 @@ def test_a_study_of_a_shared_storage_goes_into_its_own_directory(
     monkeypatch.chdir(tmp_path)
     url = sqlite_url(tmp_path / "shared.db")
     optuna.create_study(storage=url, study_name="a colleague's")
-    start = ["--device", "cpu", "--storage", url]
+    start = ["--device", "cpu", "--workers", "0", "--storage", url]
     assert main([*start, "--study", str(tiny), "--trials", "1"]) == 0
     assert main([*start, "--resume", "--trials", "2"]) == 0
     assert (tmp_path / "reports" / "tiny" / "report.html").is_file()
@@ -72,7 +72,7 @@ def test_a_directory_that_cannot_be_made_is_named(capsys: pytest.CaptureFixture[
 
 def test_odd_directory_names_work(tiny: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a b?c#d%20e"
-    arguments = ["--study", str(tiny), "--device", "cpu", "--out", str(odd)]
+    arguments = ["--study", str(tiny), "--device", "cpu", "--workers", "0", "--out", str(odd)]
     assert main([*arguments, "--trials", "1"]) == 0
     assert main([*arguments, "--trials", "2", "--resume"]) == 0
     assert {"study.db", "report.html"} <= {path.name for path in odd.iterdir()}
@@ -82,7 +82,8 @@ def test_odd_directory_names_work(tiny: Path, tmp_path: Path) -> None:
 def test_the_resume_command_runs_and_hides_a_password(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert run("--trials", "1") == 0
     out = str(tmp_path / "run")
-    args = parser().parse_args(["--study", str(tiny), "--device", "cpu", "--out", out, "--trials", "2", "--resume"])
+    flags = ["--study", str(tiny), "--device", "cpu", "--workers", "0", "--out", out, "--trials", "2", "--resume"]
+    args = parser().parse_args(flags)
     settings = settle(args)
     assert settings.exists
     command = resume_command(args, settings)

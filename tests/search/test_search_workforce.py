@@ -84,7 +84,8 @@ def test_a_list_of_gpus_that_cannot_be(gpu: str, said: str, monkeypatch: pytest.
 def test_the_gpus_of_a_study_are_of_one_kind() -> None:
     assert workforce.one_kind(gpus(0, 1)).device_kind == "H100"
     assert workforce.one_kind([CPU]).device_kind == "a CPU"
-    with pytest.raises(DeviceError, match=r"several kinds \(cuda:0: H100, cuda:2: T4\); name those of one kind with --gpu"):
+    said = r"several kinds \(cuda:0: H100, cuda:2: T4\); name those of one kind with --gpu"
+    with pytest.raises(DeviceError, match=said):
         workforce.one_kind(gpus(0, 2))
 
 

@@ -37,8 +37,8 @@ def _net(text: str, config: StudyConfig, in_chans: int, num_classes: int) -> Arc
         if Path(text).is_file():
             net = Architecture.from_json(Path(text).read_text(encoding="utf-8"))
         else:
-            size = config.space.image_size[0]
-            net = Architecture.named(text, in_chans=in_chans, num_classes=num_classes, image_size=size)
+            size, dropout = config.space.image_size[0], config.space.dropout[0]
+            net = Architecture.named(text, in_chans=in_chans, num_classes=num_classes, image_size=size, dropout=dropout)
     except (ArchitectureError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"presets: {text!r} is neither a file of an Architecture nor a known net: {error}") from error
     if (net.in_chans, net.num_classes) != (in_chans, num_classes):

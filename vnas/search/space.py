@@ -82,7 +82,30 @@ def draw_of(candidate: Candidate, space: SpaceConfig) -> dict[str, Any]:
                 f"search space {space.name} has no net {arch.describe()}: {name} = {value!r} is not one of "
                 f"{', '.join(map(repr, options))}. Add it to the space, or leave the net out of presets"
             )
-    return {name: wanted[name][0] for name in choices(space)}
+    drawn = {name: wanted[name][0] for name in choices(space)}
+    found = candidate_of(
+        drawn, space, in_chans=arch.in_chans, num_classes=arch.num_classes, anneal=candidate.anneal
+    ).architecture
+    if found != arch.canonical():
+        raise ConfigError(
+            f"search space {space.name} has no net {arch.describe()}: "
+            f"{', '.join(_differences(arch.canonical().to_dict(), found.to_dict()))}. Leave the net out of presets"
+        )
+    return drawn
+
+
+def _differences(wanted: Any, found: Any, name: str = "") -> Iterator[str]:
+    """Where two nets as JSON values differ, in words."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        pairs = [(f"{name}.{key}".lstrip("."), key) for key in wanted]
+    elif isinstance(wanted, (list, tuple)) and isinstance(found, (list, tuple)) and len(wanted) == len(found):
+        pairs = [(f"{name}.{index + 1}", index) for index in range(len(wanted))]
+    else:
+        if wanted != found:
+            yield f"{name} = {wanted!r} is always {found!r} there"
+        return
+    for path, key in pairs:
+        yield from _differences(wanted[key], found[key], path)
 
 
 def size(space: SpaceConfig) -> int:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -66,12 +66,13 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 def _opened(url: str) -> optuna.storages.RDBStorage:
     for left in reversed(range(BEGINNING_TRIES)):
         try:
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={"connect_args": _connect_args(url)},
-                heartbeat_interval=HEARTBEAT_SECONDS if shareable(url) else None,
-                grace_period=MISSED_HEARTBEATS * HEARTBEAT_SECONDS if shareable(url) else None,
-            )
+            with _known_experiments():
+                return optuna.storages.RDBStorage(
+                    url,
+                    engine_kwargs={"connect_args": _connect_args(url)},
+                    heartbeat_interval=HEARTBEAT_SECONDS if shareable(url) else None,
+                    grace_period=MISSED_HEARTBEATS * HEARTBEAT_SECONDS if shareable(url) else None,
+                )
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
             # Drivers that start at one moment in an empty database create the same tables; one of them does.
             if not left or not any(word in str(error).lower() for word in ("already exists", "duplicate")):
@@ -119,10 +120,12 @@ def create(
     Raises:
         ResumeError: the storage holds another study of this name.
     """
-    if shared and _begun_by_another(storage, config.name):
+    there = _beginning(storage, config.name) if shared else "left"
+    if there == "whole":
         return None
     with protected():
-        _clear_way(storage, config.name, own)
+        if there == "left":  # what was not there must not be cleared: it is another driver's, begun in this moment
+            _clear_way(storage, config.name, own)
         try:
             study = optuna.create_study(
                 storage=storage,
@@ -130,11 +133,11 @@ def create(
                 directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (2 if config.energy else 1)],
             )
         except optuna.exceptions.DuplicatedStudyError:
-            if _begun_by_another(storage, config.name):
+            if _beginning(storage, config.name) == "whole":
                 return None
             raise
         study.set_user_attr("vnas_version", vnas.__version__)
-        with _metric_names_are_stable():
+        with _known_experiments():
             study.set_metric_names(["val_top1", "latency_ms", *(["energy_mj"] if config.energy else [])])
         for key, value in facts.items():
             study.set_user_attr(key, value)
@@ -182,14 +185,14 @@ def stored(storage: optuna.storages.BaseStorage) -> dict[str, str]:
     }
 
 
-def _begun_by_another(storage: optuna.storages.BaseStorage, name: str) -> bool:
-    """Whether a study is there whose beginning comes to its end within seconds."""
+def _beginning(storage: optuna.storages.BaseStorage, name: str) -> Literal["none", "whole", "left"]:
+    """Whether a study is there, and begun whole within seconds or left by a driver that was killed."""
     for _ in range(BEGINNING_SECONDS * 5):
         found = [study for study in storage.get_all_studies() if study.study_name == name]
         if not found or "study" in found[0].user_attrs:
-            return bool(found)
+            return "whole" if found else "none"
         time.sleep(0.2)
-    return False
+    return "left"
 
 
 def _clear_way(storage: optuna.storages.BaseStorage, name: str, own: bool) -> None:
@@ -255,8 +258,8 @@ def _changes(attributes: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
 
 
 @contextmanager
-def _metric_names_are_stable() -> Iterator[None]:
+def _known_experiments() -> Iterator[None]:
     with warnings.catch_warnings():
-        # Optuna still marks set_metric_names as experimental; the storage layout of the names is what matters here.
+        # Optuna still marks set_metric_names and heartbeat_interval as experimental; how they are stored matters here.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -27,10 +27,10 @@ def devices_of(gpu: str | None, device: str | None) -> list[torch.device]:
     """
     if gpu is None or "," not in gpu:
         return [resolve_device(gpu, device)]
-    names = [name.strip() for name in gpu.split(",")]
-    if len(set(names)) < len(names):
+    devices = [resolve_device(name.strip(), None) for name in gpu.split(",")]
+    if len(set(devices)) < len(devices):
         raise DeviceError(f"--gpu {gpu} names a GPU twice; a GPU has one worker")
-    return [resolve_device(name, None) for name in names]
+    return devices
 
 
 def one_kind(devices: list[torch.device]) -> Environment:

@@ -112,10 +112,10 @@ class Book:
         attributes = trial.user_attrs
         entry.preset |= bool(attributes.get("preset"))
         rungs = list(attributes.get("rungs", ()))
+        answered = bool(entry.rungs) or entry.status == "failed"
         if len(rungs) >= len(entry.rungs):
             entry.rungs, entry.attributes = rungs, dict(attributes)
         if not trial.state.is_finished():
-            answered = bool(entry.rungs) or entry.status == "failed"
             if answered and "continues" not in attributes:
                 return  # a repetition to be
             if entry.running is None or trial.number <= entry.running:

@@ -117,6 +117,7 @@ class Driver:
         self._asked = 0
         self._ended: str | None = None
         self._synced = -np.inf
+        self._waited = False
         trials = ledger.trials()
         self._suggester = Suggester(
             rules.sampler,
@@ -171,9 +172,9 @@ class Driver:
                     self._sync()
                     self._fill()
                     if self._work:
-                        idle = time.monotonic()
-                    elif self.others and time.monotonic() - idle < self._ledger.grace_seconds + SYNC_SECONDS:
-                        time.sleep(WAIT_SECONDS)  # whose driver has been killed, its trials are this one's
+                        idle, self._waited = time.monotonic(), False
+                    elif self._lingers(time.monotonic() - idle):
+                        time.sleep(WAIT_SECONDS)
                         continue
                     else:
                         break
@@ -564,7 +565,16 @@ class Driver:
 
     @property
     def others(self) -> bool:
-        """Whether other drivers are at work on the study."""
+        """Whether other drivers are at work on the study, or ended after this one."""
+        return self._waited or self._at_work_elsewhere()
+
+    def _lingers(self, seconds: float) -> bool:
+        """Whether to wait, after so long without work, for what other drivers do next, or leave if they are killed."""
+        elsewhere = self._at_work_elsewhere()
+        self._waited |= elsewhere
+        return self._shared and seconds < SYNC_SECONDS + elsewhere * self._ledger.grace_seconds
+
+    def _at_work_elsewhere(self) -> bool:
         return self._shared and any(trial.state == TrialState.RUNNING for trial in self._ledger.trials())
 
     def _learn(self, trial: FrozenTrial, *, past: bool = False) -> None:
@@ -606,7 +616,8 @@ class Driver:
             return
         self._synced = time.monotonic()
         self._ledger.look_for_queue = True
-        self._ledger.fail_stale()
+        if self._ledger.fail_stale():
+            self._waited = False  # for one that was killed: this one is the last
         recover(self._ledger, self._rules, len(self.problem.rungs))
         for trial in self._ledger.trials():
             if trial.number not in self._work and trial.number != but:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -178,10 +179,15 @@ class Ledger:
         """Of silence, after which a driver is taken for dead; 0 where the storage keeps no record of that."""
         return float(MISSED_HEARTBEATS * (self._interval() or 0))
 
-    def fail_stale(self) -> None:
-        """Fail the trials whose driver has said nothing for too long."""
-        if self._interval() is not None:
+    def fail_stale(self) -> bool:
+        """Fail the trials whose driver has said nothing for too long; whether there were any."""
+        if self._interval() is None:
+            return False
+        found = bool(self._storage._get_stale_trial_ids(self._study_id))  # type: ignore[attr-defined]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.study)
+        return found
 
     def abandon(self, trial: FrozenTrial) -> None:
         """Fail a trial that a driver left; nothing where another driver did so first."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -41,10 +43,9 @@ def recover(ledger: Ledger, rules: Rules, rungs: int) -> Recovered:
         attributes = trial.user_attrs
         judged = len(attributes.get("rungs", ()))
         state = TrialState.COMPLETE if judged == rungs else TrialState.PRUNED if judged else TrialState.WAITING
-        values = [attributes[name] for name in ("val_top1", *rules.objectives)] if judged == rungs else None
-        limits = rules.constraints(attributes) if judged else None
         if trial.state == TrialState.WAITING and judged:  # a driver that put it there ended before it went on
             if RECOVERS in attributes:
+                values, limits = _known(attributes, rules, judged, rungs)
                 counts[state] += ledger.conclude(trial.number, attributes[RECOVERS], state, values, limits)
             else:
                 ledger.withdraw(trial.number, "its driver ended before it began")
@@ -54,6 +55,14 @@ def recover(ledger: Ledger, rules: Rules, rungs: int) -> Recovered:
         if "continues" in attributes and judged < rungs:
             continue  # it is known to be stopped where it was, and may be sent on again
         stopped = {"stopped": judged - 1} if state == TrialState.PRUNED else {}
-        done = ledger.replace(trial, state, values=values, add=stopped, constraints=limits)
-        counts[state] += done is not None
+        values, limits = _known(attributes, rules, judged, rungs)
+        counts[state] += ledger.replace(trial, state, values=values, add=stopped, constraints=limits) is not None
     return Recovered(counts[TrialState.WAITING], counts[TrialState.COMPLETE], counts[TrialState.PRUNED])
+
+
+def _known(
+    attributes: Mapping[str, Any], rules: Rules, judged: int, rungs: int
+) -> tuple[Sequence[float] | None, Mapping[str, float] | None]:
+    """Values of a complete trial, and constraints of one that was judged."""
+    values = [attributes[name] for name in ("val_top1", *rules.objectives)] if judged == rungs else None
+    return values, rules.constraints(attributes) if judged else None
