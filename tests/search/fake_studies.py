@@ -1,9 +1,9 @@
 """A problem whose every answer is plain arithmetic, workers that can be made to fail, and a study of both.
 
-    draw      a, b in 0 .. 5
-    latency   1 + a + 0.01 b ms
-    accuracy  40 + 6 a + b - 20 (last rung's index - rung) percent: more latency, more accuracy
-    costs     params = 100 (1 + a) + b
+draw      a, b in 0 .. 5
+latency   1 + a + 0.01 b ms
+accuracy  40 + 6 a + b - 20 (last rung's index - rung) percent: more latency, more accuracy
+costs     params = 100 (1 + a) + b
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "fake"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class WorkerDied(Exception):
+class WorkerDiedError(Exception):
     """What :class:`Workers` make of this is a death of the worker."""
 
 
@@ -163,7 +163,7 @@ class Answers:
 
 
 class Workers(InlineExecutor):
-    """Works here, and ``WorkerDied`` is the death of a worker."""
+    """Works here, and ``WorkerDiedError`` is the death of a worker."""
 
     def __init__(self, evaluator: Answers) -> None:
         super().__init__(evaluator, lambda trial, share: None)
@@ -175,7 +175,7 @@ class Workers(InlineExecutor):
 
     def wait(self, seconds: float) -> Event | None:
         event = super().wait(seconds)
-        if isinstance(event, Failure) and "WorkerDied" in (event.traceback or ""):
+        if isinstance(event, Failure) and "WorkerDiedError" in (event.traceback or ""):
             return replace(event, fault="worker", reason="the worker was killed", traceback=None)
         return event
 

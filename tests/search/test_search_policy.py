@@ -217,8 +217,10 @@ def test_without_limits_only_the_candidates_count() -> None:
         (Spent(5, 30.0, 18.5, 0.0), True, {}, True),  # nothing else will take the rest
         (Spent(5, 30.0, 68.0, 0.0), True, {}, True),  # 30 + 68 + 2 are all of 100
         (Spent(5, 30.0, 68.5, 0.0), True, {}, False),
-        (Spent(5, 30.0, 18.5, 0.0), True, {"epochs": None}, False),  # without a limit the share holds to the end
-        (Spent(5, 30.0, 18.0, 0.0), True, {"epochs": None}, True),
+        (Spent(5, 30.0, 18.5, 0.0), True, {"epochs": None}, True),  # nothing else will take the time that is left
+        (Spent(10, 30.0, 18.5, 0.0), True, {"epochs": None}, False),  # without a limit the share holds to the end
+        (Spent(10, 30.0, 18.0, 0.0), True, {"epochs": None}, True),
+        (Spent(10, 2.0, 0.0, 0.0), True, {"epochs": None}, True),  # one at least has to come to the end
         (Spent(5, 30.0, 0.0, 0.0), False, {"last": True}, False),
         (Spent(5, 30.0, 0.0, 0.0), True, {"last": True}, True),
         (Spent(5, 30.0, 0.0, 199.0), False, {}, True),

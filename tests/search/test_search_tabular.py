@@ -257,10 +257,10 @@ def test_hypervolume_by_hand(table: Table) -> None:
     assert table.hypervolume([]) == 0.0
 
 
-def test_a_budget_is_the_reference_latency(table: Table) -> None:
-    assert table.optimum(3.0) == pytest.approx(60 * 1 + 80 * 1)  # the row at 4 ms is beyond it
-    assert table.hypervolume([0, 2], 3.0) == pytest.approx(60 * 2)
-    assert table.optimum(20.0) == pytest.approx(60 * 1 + 80 * 2 + 90 * 16)
+def test_rows_beyond_a_budget_add_nothing_and_the_reference_stays(table: Table) -> None:
+    assert table.optimum(3.0) == pytest.approx(60 * 1 + 80 * 8)  # the row at 4 ms is beyond it
+    assert table.hypervolume([0, 2], 3.0) == pytest.approx(60 * 9)
+    assert table.optimum(20.0) == pytest.approx(60 * 1 + 80 * 2 + 90 * 6)
     assert table.optimum(0.5) == 0.0
 
 
@@ -316,6 +316,7 @@ def test_what_a_draw_names(table: Table) -> None:
         "candidate": subject.digest,
         "description": "op=conv width=8",
         "row": 1,
+        "params": 500.0,
     }
     assert subject.costs == {"params": 500.0}
     assert problem.rungs == (10.0, 40.0)

@@ -52,7 +52,7 @@ def settle(args: argparse.Namespace) -> Settings:
         config, out, url = _named(args)
     there = _studies(url) if _may_exist(args, out) else {}
     exists = config.name in there
-    if exists and not args.resume:
+    if exists and not args.resume and not store.shareable(url):  # a server's study is joined
         where = shown_url(url) if args.storage else str(out)
         raise ResumeError(
             f"{where} already holds study {config.name!r}. Add --resume to go on with it, or --out DIR "

@@ -79,7 +79,10 @@ class Book:
             return None
         if trial.state.is_finished() and not forgiven:
             self._count(trial)
-        if digest is None or "duplicate_of" in trial.user_attrs:
+        if digest is None:
+            return None
+        if "duplicate_of" in trial.user_attrs:
+            self._repetition(trial, digest)
             return None
         entry = self.entries.setdefault(digest, Entry(trial.number, trial.params, dict(trial.user_attrs)))
         self._update(entry, trial, forgiven)
@@ -94,6 +97,15 @@ class Book:
         self.repeated = 0
         self.rejections = self.rejections + 1 if "gate" in attributes else 0
         self.failed_unnamed += "candidate" not in attributes and trial.state == TrialState.FAIL
+
+    def _repetition(self, trial: FrozenTrial, digest: str) -> None:
+        """A trial that seemed to be at work on a candidate has taken over what was known of it."""
+        entry = self.entries.get(digest)
+        if entry is None or entry.running != trial.number:
+            return
+        entry.running, entry.queued = None, False
+        entry.attributes |= {key: value for key, value in trial.user_attrs.items() if key != "duplicate_of"}
+        entry.status = _settled(entry, trial.user_attrs)
 
     def _release(self, trial: FrozenTrial, digest: str | None) -> None:
         """A trial was left: another has its place, or will; what it had found is that one's to say."""
@@ -127,7 +139,7 @@ class Book:
         if trial.state == TrialState.FAIL and not forgiven:
             entry.failed_above = bool(entry.rungs)
         if entry.running is None:
-            entry.status = "judged" if entry.rungs else "rejected" if "gate" in attributes else "failed"
+            entry.status = _settled(entry, attributes)
 
     @property
     def counted(self) -> int:
@@ -167,3 +179,8 @@ class Book:
                 name = str(entry.attributes["gate"])
                 counts[name] = counts.get(name, 0) + 1
         return counts
+
+
+def _settled(entry: Entry, attributes: Mapping[str, Any]) -> Status:
+    """Of a candidate that nobody works on, after a trial with these attributes."""
+    return "judged" if entry.rungs else "rejected" if "gate" in attributes else "failed"

@@ -169,11 +169,13 @@ class Driver:
         try:
             with self._ledger.alive():
                 while True:
-                    self._sync()
+                    # Without work, it looks again each time: another may have left what this one was to do.
+                    self._sync(now=not self._work)
+                    lingers = not self._work and self._lingers(time.monotonic() - idle)
                     self._fill()
                     if self._work:
                         idle, self._waited = time.monotonic(), False
-                    elif self._lingers(time.monotonic() - idle):
+                    elif lingers:
                         time.sleep(WAIT_SECONDS)
                         continue
                     else:
@@ -352,10 +354,8 @@ class Driver:
             self._suggester.drop(token)
             return False
         preset = bool(taken is not None and taken.user_attrs.get("preset"))
+        self._sync(now=True, but=number)
         entry = self.book.entries.get(subject.digest)
-        if entry is None and self._shared:
-            self._sync(now=True, but=number)
-            entry = self.book.entries.get(subject.digest)
         if entry is not None and self._rules.gates.duplicate and _has_or_gets_an_answer(entry, number):
             self._repeat(number, token, entry, began)
             return False

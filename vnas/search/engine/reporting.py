@@ -7,6 +7,7 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
+from vnas.search.engine.ledger import was_left
 from vnas.search.engine.protocol import Subject
 
 
@@ -107,4 +108,4 @@ def _state(trial: FrozenTrial) -> str:
         return "complete"
     if trial.state == TrialState.PRUNED:
         return "rejected" if "gate" in attributes else "stopped"
-    return "interrupted" if attributes.get("interrupted") else "failed"
+    return "interrupted" if was_left(trial) else "failed"
