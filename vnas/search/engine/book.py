@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ class Entry:
         queued: whether that trial waits in the queue.
         failed_above: whether it failed on the way to a rung, so that it is not sent there again.
         lost: times that a worker died on the way to a rung above the first.
+        listed: rungs that the book has it among the judged of.
+        settled: whether the book counts it.
+        gate: that the book counts it under.
     """
 
     number: int
@@ -43,6 +47,9 @@ class Entry:
     preset: bool = False
     failed_above: bool = False
     lost: int = 0
+    listed: int = 0
+    settled: bool = False
+    gate: str | None = None
 
     @property
     def latency_ms(self) -> float | None:
@@ -51,7 +58,16 @@ class Entry:
 
 
 class Book:
-    """Candidates by digest, in the order of their first trial."""
+    """Candidates by digest, in the order of their first trial.
+
+    Attributes:
+        entries: by digest.
+        working: those that somebody works on, by number.
+        finished: trials that ended and were not left.
+        repeated: repetitions in a row.
+        failed_unnamed: trials that failed before it was known what their draw names.
+        rejections: candidates that a gate turned away, in a row.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -59,7 +75,13 @@ class Book:
         self.repeated = 0
         self.failed_unnamed = 0
         self.rejections = 0
+        self.working: dict[int, Entry] = {}
         self._seen: dict[int, TrialState] = {}
+        self._judged: list[list[Entry]] = []
+        self._objectives: tuple[Floats, Floats] = (np.empty(0), np.empty(0))
+        self._first = self._above = 0.0
+        self._settled = 0
+        self._saved: Counter[str] = Counter()
 
     def learn(self, trial: FrozenTrial, *, past: bool = False) -> Entry | None:
         """Take in a trial; the entry that it changed, or None where it says nothing new.
@@ -86,6 +108,7 @@ class Book:
             return None
         entry = self.entries.setdefault(digest, Entry(trial.number, trial.params, dict(trial.user_attrs)))
         self._update(entry, trial, forgiven)
+        self.note(entry)
         return entry
 
     def _count(self, trial: FrozenTrial) -> None:
@@ -106,6 +129,7 @@ class Book:
         entry.running, entry.queued = None, False
         entry.attributes |= {key: value for key, value in trial.user_attrs.items() if key != "duplicate_of"}
         entry.status = _settled(entry, trial.user_attrs)
+        self.note(entry)
 
     def _release(self, trial: FrozenTrial, digest: str | None) -> None:
         """A trial was left: another has its place, or will; what it had found is that one's to say."""
@@ -117,8 +141,10 @@ class Book:
         if entry.running == trial.number:
             entry.running, entry.queued = None, False
             entry.status = "judged"
-            if not entry.rungs and digest is not None:
-                del self.entries[digest]
+            if entry.rungs or digest is None:
+                self.note(entry)
+            else:
+                self._forget(digest, entry)
 
     def _update(self, entry: Entry, trial: FrozenTrial, forgiven: bool) -> None:
         attributes = trial.user_attrs
@@ -141,44 +167,56 @@ class Book:
         if entry.running is None:
             entry.status = _settled(entry, attributes)
 
+    def note(self, entry: Entry) -> None:
+        """Take over what has changed in an entry; every total is kept up to date so, and none walks the candidates."""
+        if entry.running is None:
+            self.working.pop(entry.number, None)
+        else:
+            self.working[entry.number] = entry
+        for rung in range(entry.listed, len(entry.rungs)):
+            while len(self._judged) <= rung:
+                self._judged.append([])
+            self._judged[rung].append(entry)
+            spent = entry.rungs[rung]["epochs_spent"]
+            self._first, self._above = self._first + spent * (rung == 0), self._above + spent * (rung > 0)
+        entry.listed = len(entry.rungs)
+        gate = str(entry.attributes["gate"]) if entry.status == "rejected" else None
+        settled = bool(entry.rungs) or entry.status == "failed"
+        self._settled += settled - entry.settled
+        self._saved.subtract([entry.gate] if entry.gate else [])
+        self._saved.update([gate] if gate else [])
+        entry.settled, entry.gate = settled, gate
+
+    def _forget(self, digest: str, entry: Entry) -> None:
+        entry.running, entry.status = None, "running"
+        self.note(entry)
+        del self.entries[digest]
+
     @property
     def counted(self) -> int:
         """Candidates that were trained, or failed."""
-        return self.failed_unnamed + sum(
-            bool(entry.rungs) or entry.status == "failed" for entry in self.entries.values()
-        )
+        return self.failed_unnamed + self._settled
 
-    def judged(self, rung: int = 0) -> Iterator[Entry]:
-        """Candidates that were judged at a rung, whatever they do now."""
-        return (entry for entry in self.entries.values() if len(entry.rungs) > rung)
+    def judged(self, rung: int = 0) -> Sequence[Entry]:
+        """Candidates that were judged at a rung, whatever they do now, in that order."""
+        return self._judged[rung] if rung < len(self._judged) else ()
 
-    def objectives(self, rung: int = 0) -> tuple[Floats, Floats]:
-        """Latency in ms and accuracy in percent of those judged at a rung, (N,) each."""
-        judged = list(self.judged(rung))
-        return (
-            np.array([entry.latency_ms for entry in judged], dtype=np.float64),
-            np.array([entry.rungs[rung]["val_top1"] for entry in judged], dtype=np.float64),
-        )
+    def objectives(self) -> tuple[Floats, Floats]:
+        """Latency in ms and accuracy in percent of those judged at the first rung, (N,) each."""
+        fresh = self.judged(0)[len(self._objectives[0]) :]
+        if fresh:
+            latency = [entry.attributes["latency_ms"] for entry in fresh]
+            accuracy = [entry.rungs[0]["val_top1"] for entry in fresh]
+            self._objectives = (np.append(self._objectives[0], latency), np.append(self._objectives[1], accuracy))
+        return self._objectives
 
     def epochs(self) -> tuple[float, float]:
         """Epochs spent at the first rung, and above it."""
-        first = above = 0.0
-        for entry in self.entries.values():
-            for rung, result in enumerate(entry.rungs):
-                if rung == 0:
-                    first += result["epochs_spent"]
-                else:
-                    above += result["epochs_spent"]
-        return first, above
+        return self._first, self._above
 
     def saved(self) -> dict[str, int]:
         """Candidates that each gate turned away."""
-        counts: dict[str, int] = {}
-        for entry in self.entries.values():
-            if entry.status == "rejected":
-                name = str(entry.attributes["gate"])
-                counts[name] = counts.get(name, 0) + 1
-        return counts
+        return {name: count for name, count in self._saved.items() if count}
 
 
 def _settled(entry: Entry, attributes: Mapping[str, Any]) -> Status:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vnas.errors import UsageError, VnasError
 from vnas.search.engine.book import Book, Entry
-from vnas.search.engine.ledger import INTERRUPTED, Ledger, TakenAwayError, was_left
+from vnas.search.engine.ledger import DRIVER, INTERRUPTED, Ledger, TakenAwayError, was_left
 from vnas.search.engine.protocol import (
     Advance,
     Answer,
@@ -218,8 +218,8 @@ class Driver:
         first, above = self.book.epochs()
         rungs = self.problem.rungs
         candidates = self.book.counted
-        for entry in self.book.entries.values():
-            if entry.running is None or entry.queued or len(entry.rungs) == len(rungs):
+        for entry in self.book.working.values():
+            if entry.queued or len(entry.rungs) == len(rungs):
                 continue
             if entry.rungs:
                 above += rungs[len(entry.rungs)] - rungs[len(entry.rungs) - 1]
@@ -259,23 +259,24 @@ class Driver:
         spent = self._spent()
         for rung in range(len(rungs) - 1):
             cost = rungs[rung + 1] - rungs[rung]
-            entries = list(self.book.judged(rung))
-            if not entries:
+            entries = self.book.judged(rung)
+            may = may_go_on(spent, self._rules.limits, cost, begun_all=begun_all)
+            if not entries or not (may or self._affords(cost)):
                 continue
             gone = np.array([len(entry.rungs) > rung + 1 or self._climbs(entry, rung) for entry in entries])
             allowed = np.array(
                 [entry.running is None and not entry.failed_above and self._feasible(entry) for entry in entries]
             )
             chosen = self._owed(entries, gone, allowed) if self._affords(cost) else None
-            if chosen is None and may_go_on(spent, self._rules.limits, cost, begun_all=begun_all):
+            if chosen is None and may:
                 chosen = next_on(self._points(entries, rung), gone, allowed, self._rules.corner)
             if chosen is not None and self._go_on(entries[chosen]):
                 return True
         return False
 
-    def _owed(self, entries: list[Entry], gone: Mask, allowed: Mask) -> int | None:
+    def _owed(self, entries: Sequence[Entry], gone: Mask, allowed: Mask) -> int | None:
         """One that goes on in any case, and whose run or worker ended before it did."""
-        waiting = np.flatnonzero(allowed & ~gone)
+        waiting = np.flatnonzero(allowed & ~gone).tolist()
         for at in waiting:
             if entries[at].preset:
                 return int(at)
@@ -288,7 +289,7 @@ class Driver:
     def _feasible(self, entry: Entry) -> bool:
         return all(value <= 0 for value in self._rules.constraints(entry.attributes).values())
 
-    def _points(self, entries: list[Entry], rung: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _points(self, entries: Sequence[Entry], rung: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.array(
             [
                 (100.0 - entry.rungs[rung]["val_top1"], *(entry.attributes[name] for name in self._rules.objectives))
@@ -310,6 +311,7 @@ class Driver:
         work = _Work(number, subject, entry.draw, None, rungs, entry.lost + 1, self._executor.clock(), entry.preset)
         self._start(work)
         entry.running = number
+        self.book.note(entry)
         if self._shared:
             self._sync(now=True, but=number)
             if entry.running != number or len(entry.rungs) > len(work.rungs):
@@ -363,6 +365,7 @@ class Driver:
         self._start(work)
         entry = self.book.entries.setdefault(subject.digest, Entry(number, draw, dict(known), preset=preset))
         entry.running, entry.status, entry.queued = number, "running", False
+        self.book.note(entry)
         if self._shared and self._too_many(number):
             self._withdraw(work, "other drivers have begun the last candidates of the study")
             return False
@@ -380,8 +383,10 @@ class Driver:
         """Whether trials that were begun before this one fill the study."""
         before = sum(
             1
-            for entry in self.book.entries.values()
-            if not entry.rungs and entry.running is not None and not entry.queued and entry.running < number
+            for entry in self.book.working.values()
+            if not entry.rungs and entry.running is not None and entry.running < number
+            # One that a driver has put there and not claimed yet is as good as begun.
+            and (not entry.queued or DRIVER in entry.attributes)
         )
         return self.book.counted + before >= self._rules.limits.candidates
 
@@ -468,6 +473,7 @@ class Driver:
         entry.rungs = list(work.rungs)
         entry.attributes |= answer.attributes
         entry.attributes["rungs"] = list(work.rungs)
+        self.book.note(entry)
         if rung == 0:
             self._tell(work, answer.attributes["val_top1"])
         if rung + 1 == len(self.problem.rungs):
@@ -482,7 +488,7 @@ class Driver:
 
     def _among_the_first(self, entry: Entry, rung: int) -> bool:
         """Whether a candidate goes on because it is one of the first of its rung, there being none to rank it among."""
-        return sum(1 for other in self.book.judged(rung) if other is not entry) < self._rules.always
+        return any(entry is one for one in self.book.judged(rung)[: self._rules.always])
 
     def _tell(self, work: _Work, accuracy: float | None, *, postponed: bool = False) -> None:
         if work.token is None:
