@@ -129,6 +129,7 @@ class Driver:
             expected=rules.limits.candidates,
             floor=rules.floor,
             ceiling_ms=rules.ceiling_ms,
+            budget_ms=rules.budget_ms,
         )
         for trial in trials:
             self._learn(trial, past=True)
@@ -384,7 +385,9 @@ class Driver:
         before = sum(
             1
             for entry in self.book.working.values()
-            if not entry.rungs and entry.running is not None and entry.running < number
+            if not entry.rungs
+            and entry.running is not None
+            and entry.running < number
             # One that a driver has put there and not claimed yet is as good as begun.
             and (not entry.queued or DRIVER in entry.attributes)
         )

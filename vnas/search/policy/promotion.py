@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vnas.pareto import hypervolume, non_dominated
 from vnas.search.policy.ranking import order
 from vnas.search.sampling.encoding import Floats
+from vnas.search.sampling.improvement import gain
 
 
 def next_on(
@@ -39,11 +40,19 @@ def next_on(
     # Whoever adds most is on the front of those that wait.
     front = waiting[non_dominated(points[waiting])]
     there = points[gone]
-    base = hypervolume(there, corner)
-    gains = np.array([hypervolume(np.vstack([there, points[at]]), corner) - base for at in front])
-    if gains.max() > 1e-12 * max(1.0, base):
+    gains = _gains(points[front], there, corner)
+    if gains.max() > 1e-12 * max(1.0, hypervolume(there, corner)):
         return int(front[np.argmax(gains)])
     return int(front[order(points[front])[0]])
+
+
+def _gains(points: Floats, there: Floats, corner: Floats) -> Floats:
+    """(N,) hypervolume that each of (N, M) points adds to those that are there."""
+    if points.shape[1] == 2:
+        front = there[:, 1], -there[:, 0]
+        return gain(points[:, 1], -points[:, 0], front, float(-corner[0]), float(corner[1]))
+    base = hypervolume(there, corner)
+    return np.array([hypervolume(np.vstack([there, point]), corner) - base for point in points])
 
 
 @dataclass(frozen=True)

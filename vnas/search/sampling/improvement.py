@@ -35,6 +35,14 @@ def steps_of(latency: Floats, accuracy: Floats, floor: float, ceiling: float) ->
     return np.append(-np.inf, front[:, 0]), np.append(floor, front[:, 1])
 
 
+def gain(latency: Floats, accuracy: Floats, front: tuple[Floats, Floats], floor: float, ceiling: float) -> Floats:
+    """Gain in hypervolume of nets whose accuracy is known; arguments and unit as of :func:`expected_gain`."""
+    begins, levels = steps_of(*front, floor, ceiling)  # (S,)
+    ends = np.append(begins[1:], ceiling)
+    widths = np.maximum(0.0, ends - np.maximum(latency[:, None], begins))  # (N, S)
+    return np.asarray(np.sum(widths * np.maximum(0.0, accuracy[:, None] - levels), axis=1))
+
+
 def expected_gain(
     latency: Floats, mean: Floats, spread: Floats, front: tuple[Floats, Floats], floor: float, ceiling: float
 ) -> Floats:

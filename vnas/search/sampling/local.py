@@ -51,6 +51,7 @@ class LocalSampler(BaseSampler):
         absent: names that a draw makes irrelevant.
         floor: accuracy that counts as nothing.
         ceiling_ms: latency that counts as nothing; without it, the greatest seen.
+        budget_ms: the most latency; what is predicted to be slower is not proposed while anything else is there.
         seed: of its random numbers.
 
     Attributes:
@@ -64,11 +65,12 @@ class LocalSampler(BaseSampler):
         *,
         floor: float = 0.0,
         ceiling_ms: float | None = None,
+        budget_ms: float | None = None,
         seed: int | None = None,
     ) -> None:
         self._choices = {name: tuple(options) for name, options in choices.items()}
         self._absent = absent
-        self._floor, self._ceiling = floor, ceiling_ms
+        self._floor, self._ceiling, self._budget = floor, ceiling_ms, budget_ms
         self._encoding = Encoding(self._choices)
         self._accuracy, self._latency = Surrogate(self._encoding), Surrogate(self._encoding)
         self._rng = np.random.default_rng(seed)
@@ -121,6 +123,10 @@ class LocalSampler(BaseSampler):
             )
             latency, accuracy = np.append(latency, guessed), np.append(accuracy, model.predict(waiting).mean)
         gain = expected_gain(at, expected.mean, expected.spread, (latency, accuracy), self._floor, ceiling)
+        if self._budget is not None:
+            over = at > self._budget
+            # Where all are too slow, the fastest is the way back.
+            gain = np.where(over, -1.0, gain) if not over.all() else -at
         best = int(np.argmax(gain))
         others = np.delete(gain, best)
         self._promises[trial.number] = _Promise(

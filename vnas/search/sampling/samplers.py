@@ -36,6 +36,7 @@ def make(
     expected: int,
     floor: float,
     ceiling_ms: float | None,
+    budget_ms: float | None = None,
 ) -> optuna.samplers.BaseSampler:
     """A sampler.
 
@@ -48,13 +49,14 @@ def make(
         expected: candidates that the study will come to, for the size of a population.
         floor: accuracy in percent that counts as nothing (``local``).
         ceiling_ms: latency that counts as nothing (``local``).
+        budget_ms: the most latency (``local``).
 
     Raises:
         ConfigError: a grid that is too large.
     """
     derived = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0])
     if name == "local":
-        return LocalSampler(choices, absent, floor=floor, ceiling_ms=ceiling_ms, seed=derived)
+        return LocalSampler(choices, absent, floor=floor, ceiling_ms=ceiling_ms, budget_ms=budget_ms, seed=derived)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=derived, multivariate=True, constant_liar=True)
     if name == "gp":

@@ -68,6 +68,7 @@ class Suggester:
         expected: candidates that the study will come to.
         floor: accuracy in percent that counts as nothing.
         ceiling_ms: latency that counts as nothing.
+        budget_ms: the most latency.
         trials: that the study has already, whatever became of them.
     """
 
@@ -82,6 +83,7 @@ class Suggester:
         expected: int,
         floor: float = 0.0,
         ceiling_ms: float | None = None,
+        budget_ms: float | None = None,
         trials: int = 0,
     ) -> None:
         self._choices = choices
@@ -98,6 +100,7 @@ class Suggester:
             expected=expected,
             floor=floor,
             ceiling_ms=ceiling_ms,
+            budget_ms=budget_ms,
         )
         self._study = optuna.create_study(
             directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * objectives], sampler=sampler
