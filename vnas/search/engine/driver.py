@@ -170,9 +170,10 @@ class Driver:
         try:
             with self._ledger.alive():
                 while True:
-                    # Without work, it looks again each time: another may have left what this one was to do.
-                    self._sync(now=not self._work)
+                    # Without work, it looks again each time: another may have left what this one was to do. It asks
+                    # first whether others are at work: what the last of them left is then seen before this one ends.
                     lingers = not self._work and self._lingers(time.monotonic() - idle)
+                    self._sync(now=not self._work)
                     self._fill()
                     if self._work:
                         idle, self._waited = time.monotonic(), False
