@@ -15,8 +15,7 @@ import pytest
 from fake_studies import Answers, Lab, Quiet, Remembered, WorkerDiedError, Workers, accuracy_of, lab, latency_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from vnas.config import GatesConfig
@@ -743,10 +742,6 @@ def test_several_slots_come_to_the_same_count(slots: int, sampler: str) -> None:
     assert driver.book.counted == 17
     assert set(study.answers.trained().values()) == {1}
     consistent(study, driver)
-
-
-def journal(path: Path) -> BaseStorage:
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 @pytest.mark.usefixtures("hasty")
