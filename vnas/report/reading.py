@@ -16,7 +16,7 @@ from vnas.report.trial_frame import frame_of, number
 if TYPE_CHECKING:
     import optuna
 
-_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):(?:[^/\s]*)@")
+_PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):(?:\S*)@")
 _PASSWORD_OPTION = re.compile(r"(?i)((?:password|passwd|pwd|sslpassword)=)[^&\s]*")
 
 

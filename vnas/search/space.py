@@ -9,8 +9,10 @@ projection rule); different draws may so name the same candidate, and its digest
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from vnas.config import Anneal, SpaceConfig, StageSpace
 from vnas.errors import ArchitectureError, ConfigError
@@ -200,6 +202,12 @@ def _anneal(drawn: dict[str, Any], space: SpaceConfig, base: Anneal) -> Anneal:
     if mended.end + mended.stagger > 1.0:
         mended = mended.model_copy(update={"stagger": 1.0 - mended.end})
     return Anneal.model_validate(mended.canonical().model_dump())
+
+
+def random_draw(space: SpaceConfig, seed: Sequence[int]) -> dict[str, Any]:
+    """A value for every name of :func:`choices`, each independent and uniform."""
+    generator = np.random.default_rng(list(seed))
+    return {name: options[int(generator.integers(len(options)))] for name, options in choices(space).items()}
 
 
 def check(space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> None:
