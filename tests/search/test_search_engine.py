@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from vnas.config import GatesConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
-from vnas.search.engine.driver import POSTPONE_AT_MOST, Driver
+from vnas.search.engine.driver import LOOKING_SHARE, POSTPONE_AT_MOST, Driver
 from vnas.search.engine.protocol import Event, Job
 from vnas.search.engine.recovery import Recovered
 from vnas.search.tabular.simulated import SimulatedExecutor
@@ -318,6 +318,18 @@ def test_what_was_put_off_may_come_again_and_is_trained_once() -> None:
         assert study.answers.jobs("measure").count((digest, 0)) == 1
     assert driver.book.saved().get("promise", 0) == len(put_off - came_again)
     consistent(study, driver)
+
+
+@pytest.mark.parametrize("look", [0.0, 0.05, 1.0])
+def test_looking_costs_no_more_than_its_share_of_the_training(look: float) -> None:
+    study = lab(24, options=(16, 16), sampler="local", gates=GatesConfig(hopeless=False))
+    driver = study.driver()
+    workers = Workers(study.answers, look=look)
+    driver.run(workers)
+    looked = [trial for trial in study.trials() if trial.user_attrs.get("gate") == "promise"]
+    assert look * len(looked) <= LOOKING_SHARE * 24
+    assert look > 0.5 or looked  # where a look is cheap it is taken
+    assert driver.book.counted == 24
 
 
 def test_not_all_is_put_off_in_a_small_space() -> None:

@@ -24,7 +24,8 @@ def line(**changes: object) -> TrialLine:
 
 def test_a_line_a_trial_with_the_time_left() -> None:
     out = io.StringIO()
-    terminal = Terminal(Console(file=out, width=60))
+    now = iter([0.0, 10.0, *[12.0] * 9])
+    terminal = Terminal(Console(file=out, width=60), clock=lambda: next(now))
     terminal.search_started(0, 3)
     terminal.trial_finished(line(), 1, 3)
     terminal.trial_finished(line(number=4, state="failed", note="[red]boom[/red]", val_top1=None), 2, 3)
@@ -32,6 +33,6 @@ def test_a_line_a_trial_with_the_time_left() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("trial   3     91.2 % val   1.000 [0.990, 1.010] ms")
-    assert lines[0].endswith("(1/3, about 4 s left of the search)")
+    assert lines[0].endswith("(1/3, about 4 s left of the search)")  # 2 s for the first, whatever it was spent on
     assert "failed: [red]boom[/red]" in lines[1]
     assert "duplicate: of trial 3" in lines[2]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -43,7 +42,8 @@ class _Console(Console):
 class Terminal:
     """The reporter of ``python -m vnas.search``; a context manager around the work that has a progress bar."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.console = console or _Console(highlight=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -54,7 +54,8 @@ class Terminal:
             transient=True,
         )
         self._task = self._bar.add_task("starting", total=1, left="", visible=False)
-        self._seconds: list[float] = []
+        self._put_off = 0
+        self._begun_with, self._began_at = 0, clock()
         self._shares: dict[int, float] = {}
         self._images: Mapping[Any, int] = {}
         self._done = 0
@@ -121,9 +122,10 @@ class Terminal:
     def trial_finished(self, line: TrialLine, done: int, total: int) -> None:
         """One line a trial."""
         self._shares.pop(line.number, None)
-        if line.state not in ("duplicate", "rejected"):
-            self._seconds.append(line.seconds)
         self._advance(done, total)
+        if line.state == "put off":  # nothing was found out about it but its latency; there may be many
+            self._put_off += 1
+            return
         head = f"trial {line.number:>3}"
         if line.state in ("complete", "stopped") and line.latency_ms is not None:
             note = f"   ({line.note})" if line.note else ""
@@ -137,6 +139,9 @@ class Terminal:
 
     def front_started(self, nets: int, runs: int, done: int) -> None:
         """The search is over; the front is trained anew."""
+        if self._put_off:
+            times = number_word(self._put_off, "time")
+            self._print(f"{times} a candidate was measured and put off for one that promised more")
         self._print(
             f"front: {number_word(nets, 'net')}, trained anew with fresh seeds and judged on the test set "
             f"({number_word(runs, 'run')})"
@@ -147,7 +152,6 @@ class Terminal:
     def retrained(self, result: Retrained) -> None:
         """One line a run."""
         self._shares.clear()
-        self._seconds.append(result.seconds)
         self._advance(self._done + 1, self._total)
         self._print(
             f"front   trial {result.net.trial:>3} run {result.repeat + 1}   "
@@ -195,7 +199,7 @@ class Terminal:
         return f"{percent(value, self._images.get(split)):>6}"
 
     def _start(self, what: str, done: int, total: int) -> None:
-        self._seconds, self._done, self._total = [], done, total
+        self._began_at, self._begun_with, self._done, self._total = self._clock(), done, done, total
         self._shares.clear()
         self._bar.update(self._task, description=what, completed=done, total=total, left="", visible=True)
 
@@ -204,9 +208,10 @@ class Terminal:
         self._bar.update(self._task, completed=done, total=total, left=self._left().strip(" ()"))
 
     def _left(self) -> str:
-        if not self._seconds or self._done >= self._total:
+        came = self._done - self._begun_with
+        if came <= 0 or self._done >= self._total:
             return ""
-        left = statistics.median(self._seconds) * (self._total - self._done)
+        left = (self._clock() - self._began_at) / came * (self._total - self._done)
         return f"   ({self._done}/{self._total}, about {duration(left)} left{self._of})"
 
 

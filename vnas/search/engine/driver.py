@@ -52,6 +52,8 @@ TURNED_AWAY_AFTER = 1000
 """As many candidates in a row that no gate lets pass mean that the study asks for what the space does not have."""
 POSTPONE_AT_MOST = 8
 """Candidates that are measured and put off, one after the other, before one is trained whatever it promises."""
+LOOKING_SHARE = 0.25
+"""The most time for measuring what is then not trained, as a share of the time for training: looking has its price."""
 BROKEN_AFTER = 3
 """As many failures in a row that vnas did not raise itself mean that something is wrong with the machine or with us."""
 Mask = npt.NDArray[np.bool_]
@@ -82,6 +84,7 @@ class _Work:
     attempt: int
     began: float
     preset: bool = False
+    job_began: float = 0.0
 
 
 class Driver:
@@ -114,6 +117,8 @@ class Driver:
         self._latencies: dict[str, Attributes] = {}
         self._broken = 0
         self._in_a_row = 0
+        self._looking = self._training = 0.0  # seconds of this run
+        self._look = 0.0  # seconds of the last measurement
         self._asked = 0
         self._ended: str | None = None
         self._synced = -np.inf
@@ -204,6 +209,7 @@ class Driver:
             if len(self._work) - len(self._ready) >= self._executor.slots:
                 return
             job = self._ready.popleft()
+            self._work[job.trial].job_began = self._executor.clock()
             self._executor.submit(job)
 
     def _more(self) -> bool:
@@ -403,7 +409,7 @@ class Driver:
 
     def _draw(self) -> tuple[int, dict[str, Any]]:
         if self.book.repeated < STUCK_AFTER:
-            return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST)
+            return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST, looks_again=self._may_look())
         generator = np.random.default_rng([self._rules.seed, self._asked])
         draw = {name: options[int(generator.integers(len(options)))] for name, options in self.problem.choices.items()}
         return self._suggester.begin(draw), draw
@@ -421,9 +427,12 @@ class Driver:
             self._failed(work, event)
         elif event.job.kind == "measure":
             self._latencies.setdefault(work.subject.latency_key, event.attributes)
-            self._measured(work, event.attributes)
+            self._look = self._executor.clock() - work.job_began
+            if not self._measured(work, event.attributes):
+                self._looking += self._look
         else:
             self._broken = 0
+            self._training += self._executor.clock() - work.job_began
             self._trained(work, event)
 
     def _measured(self, work: _Work, latency: Attributes) -> bool:
@@ -447,11 +456,16 @@ class Driver:
     def _postponed(self, work: _Work, latency_ms: float) -> bool:
         if work.preset or work.token is None or not self._rules.gates.promise:
             return False
-        if self._suggester.keeps_promise(work.token, latency_ms) or self._in_a_row >= POSTPONE_AT_MOST:
+        kept = self._suggester.keeps_promise(work.token, latency_ms)
+        if kept or self._in_a_row >= POSTPONE_AT_MOST or not self._may_look():
             self._in_a_row = 0
             return False
         self._in_a_row += 1
         return True
+
+    def _may_look(self) -> bool:
+        """Whether there is time for measuring a candidate that is then not trained."""
+        return self._rules.gates.promise and self._looking + self._look <= LOOKING_SHARE * self._training
 
     def _turned_away(self, known: Known) -> tuple[str, str] | None:
         for gate in self._rules.gates_for(*self.book.objectives()):

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vnas.search.engine.ledger import was_left
 from vnas.search.engine.protocol import Subject
+from vnas.search.policy.gates import PROMISE
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class TrialLine:
 
     Attributes:
         number: of the trial.
-        state: ``complete``, ``stopped``, ``rejected``, ``failed``, ``interrupted`` or ``duplicate``.
+        state: ``complete``, ``stopped``, ``rejected``, ``put off``, ``failed``, ``interrupted`` or ``duplicate``.
         description: the net in one line; empty where the trial failed before it had one.
         depth: as the paper counts it.
         latency_ms: median and the ends of its interval.
@@ -107,5 +108,7 @@ def _state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return "complete"
     if trial.state == TrialState.PRUNED:
-        return "rejected" if "gate" in attributes else "stopped"
+        if "gate" not in attributes:
+            return "stopped"
+        return "put off" if attributes["gate"] == PROMISE else "rejected"
     return "interrupted" if was_left(trial) else "failed"

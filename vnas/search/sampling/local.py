@@ -56,6 +56,7 @@ class LocalSampler(BaseSampler):
 
     Attributes:
         only_measured: whether to choose among the draws that were measured and put off, where there are any.
+        looks_again: whether a draw may be put off once it is measured; latencies are then hoped for, else expected.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class LocalSampler(BaseSampler):
         self._promises: dict[int, _Promise] = {}
         self._known: dict[int, tuple[FrozenTrial, Floats]] = {}
         self.only_measured = False
+        self.looks_again = True
         self._random = RandomSampler(seed=int(self._rng.integers(2**31)))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -115,7 +117,7 @@ class LocalSampler(BaseSampler):
         pace = self._latency.fit(*self._part(past.points[past.measured], np.log(past.latency[past.measured])))
         expected = model.predict(points)
         hoped = pace.predict(points)
-        at = np.where(np.isnan(measured), np.exp(hoped.mean - OPTIMISM * hoped.spread), measured)
+        at = np.where(np.isnan(measured), np.exp(hoped.mean - OPTIMISM * self.looks_again * hoped.spread), measured)
         if past.running.any():  # believed to be what is expected of them
             waiting = past.points[past.running]
             guessed = np.where(

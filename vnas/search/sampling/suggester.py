@@ -112,14 +112,16 @@ class Suggester:
         self._accuracy_model = _Guesser(choices, absent)
         self._latency_model = _Guesser(choices, absent)
 
-    def ask(self, *, only_measured: bool = False) -> tuple[int, dict[str, Any]]:
+    def ask(self, *, only_measured: bool = False, looks_again: bool = True) -> tuple[int, dict[str, Any]]:
         """A token for :meth:`tell`, and the sampler's draw.
 
         Args:
             only_measured: choose among what was put off, if the sampler puts off and there is any.
+            looks_again: whether the draw may still be put off once it is measured.
         """
         if isinstance(self._study.sampler, LocalSampler):
             self._study.sampler.only_measured = only_measured
+            self._study.sampler.looks_again = looks_again
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._study.ask(fixed_distributions=self._distributions)
