@@ -46,6 +46,17 @@ def test_of_two_trials_at_work_the_lower_has_the_candidate() -> None:
     assert (entry.running, entry.status, book.counted) == (None, "judged", 1)
 
 
+def test_a_candidate_knows_the_trial_that_judged_it_last() -> None:
+    book = Book()
+    book.learn(trial(0, TrialState.PRUNED, gate="promise", reason="put off", latency_ms=1.0))
+    low = {"rung": 0, "val_top1": 50.0, "epochs": 1.0, "epochs_spent": 1.0}
+    book.learn(trial(3, TrialState.PRUNED, rungs=[low], stopped=0, latency_ms=1.0))
+    assert (book.entries["x"].number, book.entries["x"].judged_by) == (0, 3)
+    high = {"rung": 1, "val_top1": 60.0, "epochs": 4.0, "epochs_spent": 3.0}
+    book.learn(trial(7, TrialState.COMPLETE, rungs=[low, high], continues=0, latency_ms=1.0))
+    assert book.entries["x"].judged_by == 7
+
+
 def test_what_was_left_without_an_answer_may_be_drawn_again() -> None:
     book = Book()
     book.learn(trial(0, TrialState.RUNNING))

@@ -93,7 +93,7 @@ def select(
     """
     nets = [
         FrontNet(
-            entry.number,
+            entry.number if entry.judged_by is None else entry.judged_by,
             Candidate.from_attributes(entry.attributes),
             entry.rungs[-1]["val_top1"],
             entry.attributes["latency_ms"],

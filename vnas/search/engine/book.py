@@ -32,6 +32,7 @@ class Entry:
         queued: whether that trial waits in the queue.
         failed_above: whether it failed on the way to a rung, so that it is not sent there again.
         lost: times that a worker died on the way to a rung above the first.
+        judged_by: the trial that found the last of its rungs.
         listed: rungs that the book has it among the judged of.
         settled: whether the book counts it.
         gate: that the book counts it under.
@@ -47,6 +48,7 @@ class Entry:
     preset: bool = False
     failed_above: bool = False
     lost: int = 0
+    judged_by: int | None = None
     listed: int = 0
     settled: bool = False
     gate: str | None = None
@@ -151,6 +153,8 @@ class Book:
         entry.preset |= bool(attributes.get("preset"))
         rungs = list(attributes.get("rungs", ()))
         answered = bool(entry.rungs) or entry.status == "failed"
+        if len(rungs) > len(entry.rungs):
+            entry.judged_by = trial.number
         if len(rungs) >= len(entry.rungs):
             entry.rungs, entry.attributes = rungs, dict(attributes)
         if not trial.state.is_finished():

@@ -488,7 +488,7 @@ class Driver:
         work.rungs.append(found)
         self._ledger.record(work.number, {**answer.attributes, "rungs": list(work.rungs)})
         entry = self.book.entries[work.subject.digest]
-        entry.rungs = list(work.rungs)
+        entry.rungs, entry.judged_by = list(work.rungs), work.number
         entry.attributes |= answer.attributes
         entry.attributes["rungs"] = list(work.rungs)
         self.book.note(entry)
