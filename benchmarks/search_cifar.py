@@ -17,7 +17,6 @@ The table has the share of the plain script's time after which vnas has what the
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -30,8 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.profiler_repeatability import machine
-from benchmarks.training_command import command_line
+from benchmarks.report_file import command_line, parser_of, write
 from vnas.errors import EXIT_FAILED
 
 RESULTS = Path(__file__).parent / "results"
@@ -236,10 +234,7 @@ def report(seeds: Mapping[int, Mapping[str, list[dict[str, Any]]]], seconds: flo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark, or one of its arms."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--data", required=True, help="folder or .tar of CIFAR-10, as for vnas.training")
     parser.add_argument("--seconds", type=float, default=600.0, help="of each arm (600)")
     parser.add_argument("--epochs", type=int, default=1, help="of a full training (1)")
@@ -265,13 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "side by side, a core and a thread each.",
         "",
         *report(seeds, args.seconds),
-        "",
-        f"{machine('cpu')}, {datetime.datetime.now(datetime.UTC).date()}. Command: "
-        f"`{command_line('benchmarks.search_cifar', sys.argv[1:] if argv is None else argv)}`",
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    how = "a process of one thread for each arm"
+    write(args.out, lines, how, command_line("benchmarks.search_cifar", argv, {"--data": "CIFAR10"}))
     return 0
 
 

@@ -10,14 +10,12 @@ from typing import Any
 
 import optuna
 
-from vnas.config import GatesConfig, RungsConfig
 from vnas.search.engine.driver import Driver
 from vnas.search.engine.ledger import Ledger
 from vnas.search.engine.reporting import Silent, TrialLine
-from vnas.search.engine.rules import Rules
-from vnas.search.policy.promotion import Limits
 from vnas.search.sampling.samplers import Name
 from vnas.search.tabular.problem import TableEvaluator, TableProblem
+from vnas.search.tabular.running import rules_of
 from vnas.search.tabular.simulated import SimulatedExecutor
 from vnas.search.tabular.table import Table
 
@@ -140,17 +138,7 @@ def searched(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     problem = TableProblem(table)
-    rungs = RungsConfig()
-    rules = Rules(
-        sampler,
-        Limits(int(epochs / table.rungs[0]) + 1, epochs, None, rungs.spend, last),
-        seed=seed,
-        budget_ms=budget_ms,
-        gates=GatesConfig(),
-        always=rungs.always,
-        floor=100.0 - table.reference[0],
-        ceiling_ms=table.reference[1],
-    )
+    rules = rules_of(table, epochs=epochs, sampler=sampler, seed=seed, budget_ms=budget_ms, last=last)
     study = optuna.create_study(directions=["maximize", "minimize"])
     ledger = ReadableLedger(study, problem.choices, "benchmark")
     recorder = Recorder(ledger, epochs if until is None else until)

@@ -18,7 +18,6 @@ All of it takes up to two hours: most studies end with their --minutes, unless -
 from __future__ import annotations
 
 import argparse
-import datetime
 import multiprocessing
 import resource
 import statistics
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.report_file import command_line, parser_of, write
 from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, VnasError
 from vnas.search.engine.reporting import Silent, TrialLine
 
@@ -417,10 +417,7 @@ def throughputs(pools: Sequence[Throughput]) -> list[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """What may be asked for."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest.strip("\n"), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--trials", type=int, default=10_000, help="of each study (10000)")
     parser.add_argument("--minutes", type=float, default=10.0, help="that a study takes at most (10)")
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS, metavar="NAME", help="(all)")
@@ -459,18 +456,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; nothing is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    from benchmarks.profiler_repeatability import machine, without_files
-
-    typed = without_files(sys.argv[1:] if argv is None else argv)
-    day = datetime.datetime.now(datetime.UTC).date()
-    end = (
-        f"{machine('cpu')}; {(time.monotonic() - began) / 60:.1f} min, {day}. "
-        f"Command: `{' '.join(['python -m benchmarks.search_scale', *typed])}`"
-    )
-    text = "\n".join([*report(outcomes, pools), end, ""])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
-    print(text)
+    how = f"{(time.monotonic() - began) / 60:.1f} min"
+    write(options.out, report(outcomes, pools), how, command_line("benchmarks.search_scale", argv, {}))
     return EXIT_DONE
 
 

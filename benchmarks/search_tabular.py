@@ -20,7 +20,6 @@ Two processes take about 20 minutes for NAS-Bench-201, and 10 more with --robust
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import statistics
 import sys
@@ -31,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from benchmarks.report_file import command_line, parser_of, write
 from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, VnasError
 
 if TYPE_CHECKING:
@@ -392,10 +392,7 @@ def run(options: argparse.Namespace) -> list[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """What may be asked for."""
-    first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest.strip("\n"), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--table", type=Path, required=True, help="TOML file that says what the columns mean")
     parser.add_argument("--csv", type=Path, help="the nets, where the TOML file names no file of them")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each method (20)")
@@ -433,17 +430,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; nothing is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    from benchmarks.profiler_repeatability import machine, without_files
-
-    typed = without_files(sys.argv[1:] if argv is None else argv)
-    kept = ["CSV" if prior == "--csv" else one for prior, one in zip(["", *typed], typed, strict=False)]
-    command = " ".join(["python -m benchmarks.search_tabular", *kept])
-    day, minutes = datetime.datetime.now(datetime.UTC).date(), (time.monotonic() - began) / 60
-    end = f"{machine('cpu')}; {options.jobs} process(es) of one thread, {minutes:.1f} min, {day}. Command: `{command}`"
-    text = "\n".join([*lines, "", end, ""])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
-    print(text)
+    how = f"{options.jobs} process(es) of one thread, {(time.monotonic() - began) / 60:.1f} min"
+    write(options.out, lines, how, command_line("benchmarks.search_tabular", argv, {"--csv": "CSV"}))
     return EXIT_DONE
 
 

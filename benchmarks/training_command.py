@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.report_file import command_line, parser_of, write
 from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, VnasError
 
 
@@ -19,10 +19,7 @@ def make_parser(doc: str, out: Path, images: int) -> argparse.ArgumentParser:
         out: where its report lies.
         images: by default, to train on in each run.
     """
-    first, _, rest = doc.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest.strip("\n"), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(doc)
     parser.add_argument("--data", required=True, help="folder or .tar of CIFAR-10, as for vnas.training")
     parser.add_argument("--images", type=int, default=images, help=f"training images a run ({images})")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm on each net (3)")
@@ -59,22 +56,6 @@ def follow(
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with the runs that are missing", file=sys.stderr)
         return EXIT_INTERRUPTED
-    from benchmarks.profiler_repeatability import machine
-
-    command = command_line(module, sys.argv[1:] if argv is None else argv)
-    day = datetime.datetime.now(datetime.UTC).date()
-    end = f"{machine('cpu')}; {options.jobs} process(es) of one thread, {day}. Command: `{command}`"
-    text = "\n".join([*lines, "", end, ""])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
-    print(text)
+    how = f"{options.jobs} process(es) of one thread"
+    write(options.out, lines, how, command_line(module, argv, {"--data": "CIFAR10"}))
     return EXIT_DONE
-
-
-def command_line(module: str, arguments: Sequence[str]) -> str:
-    """The command as another machine would type it: without the places where images lie and files go here."""
-    from benchmarks.profiler_repeatability import without_files
-
-    typed = without_files(arguments)
-    kept = ["CIFAR10" if prior == "--data" else one for prior, one in zip(["", *typed], typed, strict=False)]
-    return " ".join(["python -m", module, *kept])

@@ -258,7 +258,7 @@ class OneBatchLoader:
 def report(rates: dict[str, dict[str, list[float]]], device: str, seconds: float) -> str:
     """The table, and whether the targets are met."""
     from benchmarks.profiler_repeatability import machine
-    from benchmarks.training_command import command_line
+    from benchmarks.report_file import command_line
 
     lines = [
         "# Images a second of a training run",
@@ -287,7 +287,7 @@ def report(rates: dict[str, dict[str, list[float]]], device: str, seconds: float
         "",
         f"{machine(device)}, {datetime.datetime.now(datetime.UTC).date()}. {rounds} rounds, batch {BATCH}, CIFAR-10, "
         f"{seconds / 60:.1f} minutes in all. Command: "
-        f"`{command_line('benchmarks.training_throughput', sys.argv[1:])}`",
+        f"`{command_line('benchmarks.training_throughput', None, {'--data': 'CIFAR10'})}`",
         "",
     ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from vnas.config import Anneal, SpaceConfig, StageSpace
 from vnas.errors import ArchitectureError, ConfigError
 from vnas.evaluate import Candidate
 from vnas.nets import Architecture, Stage, Stem
+from vnas.search.sampling.encoding import uniform
 
 T = TypeVar("T")
 
@@ -206,8 +207,7 @@ def _anneal(drawn: dict[str, Any], space: SpaceConfig, base: Anneal) -> Anneal:
 
 def random_draw(space: SpaceConfig, seed: Sequence[int]) -> dict[str, Any]:
     """A value for every name of :func:`choices`, each independent and uniform."""
-    generator = np.random.default_rng(list(seed))
-    return {name: options[int(generator.integers(len(options)))] for name, options in choices(space).items()}
+    return uniform(choices(space), np.random.default_rng(list(seed)))
 
 
 def check(space: SpaceConfig, *, in_chans: int, num_classes: int, anneal: Anneal) -> None:

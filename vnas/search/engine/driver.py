@@ -42,6 +42,7 @@ from vnas.search.engine.rules import Rules
 from vnas.search.interrupts import protected
 from vnas.search.policy.gates import PROMISE, Known
 from vnas.search.policy.promotion import Spent, may_begin, may_go_on, next_on
+from vnas.search.sampling.encoding import uniform
 from vnas.search.sampling.suggester import Suggester, Told
 
 STUCK_AFTER = 5
@@ -411,7 +412,7 @@ class Driver:
         if self.book.repeated < STUCK_AFTER:
             return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST, looks_again=self._may_look())
         generator = np.random.default_rng([self._rules.seed, self._asked])
-        draw = {name: options[int(generator.integers(len(options)))] for name, options in self.problem.choices.items()}
+        draw = uniform(self.problem.choices, generator)
         return self._suggester.begin(draw), draw
 
     def _start(self, work: _Work) -> None:

@@ -72,6 +72,11 @@ class Encoding:
         return total
 
 
+def uniform(choices: Choices, generator: np.random.Generator) -> dict[str, Any]:
+    """A choice for every name, each independent and uniform."""
+    return {name: options[int(generator.integers(len(options)))] for name, options in choices.items()}
+
+
 def _coordinates(options: Sequence[Any]) -> dict[Any, float]:
     places = sorted(options) if ordered(options) else list(options)
     return {option: place / max(1, len(places) - 1) for place, option in enumerate(places)}

@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from vnas.pareto import non_dominated
-from vnas.search.sampling.encoding import Choices, Draw, Encoding, Floats
+from vnas.search.sampling.encoding import Choices, Draw, Encoding, Floats, uniform
 from vnas.search.sampling.improvement import expected_gain
 from vnas.search.sampling.surrogate import Surrogate
 
@@ -173,19 +173,16 @@ class LocalSampler(BaseSampler):
         points = np.array([self._known[trial.number][1] for trial in trials], dtype=np.float64)
         return points.reshape(len(trials), len(self._choices))
 
-    def _stranger(self) -> dict[str, Any]:
-        return {name: options[int(self._rng.integers(len(options)))] for name, options in self._choices.items()}
-
     def _new(self, past: _Past) -> dict[str, Any]:
         """A random draw that was not tried, if a hundred tries find one."""
         for _ in range(100):
-            draw = self._stranger()
+            draw = uniform(self._choices, self._rng)
             if self._points([draw])[0].tobytes() not in past.tried:
                 break
         return draw
 
     def _neighbours(self, parents: Sequence[Draw]) -> list[dict[str, Any]]:
-        found = [self._stranger() for _ in range(STRANGERS)]
+        found = [uniform(self._choices, self._rng) for _ in range(STRANGERS)]
         for _ in range(MUTANTS):
             draw = dict(parents[int(self._rng.integers(len(parents)))])
             meaningless = set(self._absent(draw))

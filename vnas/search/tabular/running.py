@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vnas.config import GatesConfig, SamplerName
+from vnas.config import GatesConfig, RungsConfig, SamplerName
 from vnas.search.engine.driver import Driver
 from vnas.search.engine.ledger import Ledger
 from vnas.search.engine.reporting import Silent
@@ -16,6 +16,8 @@ from vnas.search.policy.promotion import Limits
 from vnas.search.tabular.problem import TableEvaluator, TableProblem
 from vnas.search.tabular.simulated import SimulatedExecutor
 from vnas.search.tabular.table import Table
+
+RUNGS = RungsConfig()
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,31 @@ class Found:
         return table.hypervolume(rows, budget_ms) / table.optimum(budget_ms)
 
 
+def rules_of(
+    table: Table,
+    *,
+    epochs: float,
+    sampler: SamplerName = "local",
+    seed: int = 0,
+    budget_ms: float | None = None,
+    last: bool = True,
+    always: int = RUNGS.always,
+    gates: GatesConfig | None = None,
+) -> Rules:
+    """Rules of a search on a table, which has a study's defaults; arguments as of :func:`search_table`."""
+    error, latency_ms = table.reference
+    return Rules(
+        sampler,
+        Limits(candidates=len(table), epochs=epochs, seconds=None, spend=RUNGS.spend, last=last),
+        seed=seed,
+        budget_ms=budget_ms,
+        gates=gates or GatesConfig(),
+        always=always,
+        floor=100.0 - error,
+        ceiling_ms=latency_ms,
+    )
+
+
 def search_table(
     table: Table,
     *,
@@ -50,7 +77,7 @@ def search_table(
     seed: int = 0,
     budget_ms: float | None = None,
     last: bool = True,
-    always: int = 1,
+    always: int = RUNGS.always,
     slots: int = 1,
     gates: GatesConfig | None = None,
 ) -> Found:
@@ -67,24 +94,15 @@ def search_table(
         slots: candidates that are trained at once, by the simulated clock.
         gates: which are on; all without it.
     """
-    problem = TableProblem(table)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["maximize", "minimize"])
-    error, latency_ms = table.reference
-    rules = Rules(
-        sampler,
-        Limits(candidates=len(table), epochs=epochs, seconds=None, spend=0.5, last=last),
-        seed=seed,
-        budget_ms=budget_ms,
-        gates=gates or GatesConfig(),
-        always=always,
-        floor=100.0 - error,
-        ceiling_ms=latency_ms,
+    problem = TableProblem(table)
+    rules = rules_of(
+        table, epochs=epochs, sampler=sampler, seed=seed, budget_ms=budget_ms, last=last, always=always, gates=gates
     )
-    ledger = Ledger(study, problem.choices, "table")
-    driver = Driver(problem, ledger, rules, Silent())
+    driver = Driver(problem, Ledger(study, problem.choices, "table"), rules, Silent())
     driver.run(SimulatedExecutor(TableEvaluator(table, seed), slots))
-    judged = [trial for trial in ledger.trials() if _judged(trial)]
+    judged = [trial for trial in study.get_trials(deepcopy=False) if _judged(trial)]
     spent, at, rows = 0.0, [], []
     for trial in sorted(judged, key=lambda trial: float(trial.user_attrs["finished_at"])):
         begun = 1 if "continues" in trial.user_attrs else 0
