@@ -183,16 +183,29 @@ class LocalSampler(BaseSampler):
 
     def _neighbours(self, parents: Sequence[Draw]) -> list[dict[str, Any]]:
         found = [uniform(self._choices, self._rng) for _ in range(STRANGERS)]
-        for _ in range(MUTANTS):
-            draw = dict(parents[int(self._rng.integers(len(parents)))])
-            meaningless = set(self._absent(draw))
-            names = [name for name in self._choices if name not in meaningless]
-            changes = min(len(names), 1 + int(self._rng.random() < SECOND_CHANGE))
-            for name in self._rng.choice(names, size=changes, replace=False):
-                others = [option for option in self._choices[name] if option != draw[name]]
-                draw[str(name)] = others[int(self._rng.integers(len(others)))]
+        absent = [set(self._absent(parent)) for parent in parents]
+        names = [[name for name in self._choices if name not in meaningless] for meaningless in absent]
+        of = self._rng.integers(len(parents), size=MUTANTS).tolist()
+        twice = (self._rng.random(MUTANTS) < SECOND_CHANGE).tolist()
+        for parent, second in zip(of, twice, strict=True):
+            draw = dict(parents[parent])
+            for name in self._some(names[parent], 1 + second):
+                options = self._choices[name]
+                draw[name] = options[self._other(len(options), options.index(draw[name]))]
             found.append(draw)
         return found
+
+    def _some(self, names: Sequence[str], count: int) -> list[str]:
+        """One or two of some names, or all where there are fewer."""
+        first = int(self._rng.integers(len(names)))
+        if count == 1 or len(names) == 1:
+            return [names[first]]
+        return [names[first], names[self._other(len(names), first)]]
+
+    def _other(self, count: int, place: int) -> int:
+        """A place below ``count`` that is not this one."""
+        other = int(self._rng.integers(count - 1))
+        return other + (other >= place)
 
     def _part(self, points: Floats, answers: Floats) -> tuple[Floats, Floats]:
         if len(points) <= LEARN_FROM:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from vnas.search.sampling.encoding import Encoding, Floats
@@ -69,15 +69,16 @@ class Surrogate:
 
     def fit(self, points: Floats, answers: Floats) -> Surrogate:
         """Learn from (N, P) points with (N,) answers; the lengths are learned anew when N has grown by a tenth."""
-        apart = self._encoding.distances(points, points)  # (N, N, P)
         self._points = points
         self._mean, self._unit = float(answers.mean()), float(answers.std()) or 1.0
         scaled = (answers - self._mean) / self._unit
         if len(points) > 1.1 * self._fitted_for:
+            apart = self._encoding.distances(points, points)  # (N, N, P)
             self._theta, self._fitted_for = _best(apart, scaled, self._theta), len(points)
-        kernel = np.exp(-(apart @ self._rates)) + (np.exp(self._theta[-1]) + _JITTER) * np.eye(len(points))
-        self._factor = cho_factor(kernel, lower=True)
-        self._weights = cho_solve(self._factor, scaled)
+        kernel = np.exp(-self._encoding.weighted(points, points, self._rates))
+        kernel[np.diag_indices_from(kernel)] += np.exp(self._theta[-1]) + _JITTER
+        self._lower = cholesky(kernel, lower=True)
+        self._weights = cho_solve((self._lower, True), scaled)
         self._scale = max(float(scaled @ self._weights) / len(points), 1e-9)
         return self
 
@@ -85,7 +86,8 @@ class Surrogate:
         """The answers at (N, P) points."""
         shared = np.exp(-self._encoding.weighted(points, self._points, self._rates))  # (N, M)
         mean = shared @ self._weights
-        left = 1.0 - np.einsum("nm,mn->n", shared, cho_solve(self._factor, shared.T))
+        explained = solve_triangular(self._lower, shared.T, lower=True)  # (M, N)
+        left = 1.0 - np.einsum("mn,mn->n", explained, explained)
         spread = np.sqrt(self._scale * np.maximum(left, 1e-12))
         noise = float(np.sqrt(self._scale * np.exp(self._theta[-1]))) * self._unit
         return Prediction(mean * self._unit + self._mean, spread * self._unit, noise)
