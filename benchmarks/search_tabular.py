@@ -14,7 +14,7 @@ that were trained to the last rung, by their true accuracy, as a share of that o
     forty lines  local search without a model (see benchmarks/search_baselines.py); it knows its epochs.
 
 With --robust the same on tables made from this one. Defaults: 20 seeds, of which 5 go beyond the last limit but one.
-Two processes take about 20 minutes for NAS-Bench-201, and 10 more with --robust.
+Each finished search is a line in --answers; the same command goes on with what is missing, with more --seeds too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import vnas
+from benchmarks import answers_file
 from benchmarks.report_file import command_line, parser_of, write
 from vnas.errors import EXIT_DONE, EXIT_INTERRUPTED, VnasError
 
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 MULTIPLES = (10.0, 25.0, 50.0, 100.0)
 """Epochs to spend, as multiples of the last rung's."""
-EARLIER = (0.5, 0.625, 0.75, 0.875)
-"""Shares of the first limit at which methods that know their epochs run too, to find where they pass Optuna."""
 SLOW_SEEDS = 5
 """Of a method that takes minutes a run, which then goes to the second limit only."""
 READS_PER_NET = 4
@@ -181,7 +181,7 @@ class Plan:
             brief = method.engine == "vnas" and seed >= self.long_seeds and len(self.limits) > 1
             read = [limit for limit in section if limit <= self.limits[-2]] if brief else section
             if method.known:
-                for epochs in (*(share * self.limits[0] for share in EARLIER), *read):
+                for epochs in read:
                     yield Task(name, AS_IT_IS, budget_ms, seed, epochs, epochs)
             else:
                 yield Task(name, AS_IT_IS, budget_ms, seed, self.limits[-1], read[-1])
@@ -262,7 +262,7 @@ class Answers:
     def reached(self, method: str, share: float, plan: Plan, budget_ms: float | None) -> float | None:
         """The fewest epochs with which a method has such a share, in the mean over its seeds; None for never."""
         if METHODS[method].known:
-            points = [*(part * plan.limits[0] for part in EARLIER), *plan.section(budget_ms)]
+            points = list(plan.section(budget_ms))
         else:
             step = self.table.rungs[-1] / READS_PER_NET
             points = [step * count for count in range(1, round(plan.section(budget_ms)[-1] / step) + 1)]
@@ -372,22 +372,39 @@ def run(options: argparse.Namespace) -> list[str]:
     plan = Plan(limits, budget_ms, options.seeds, min(options.long_seeds, options.seeds), options.robust)
     # The long ones first, so that no process is left with one at the end.
     tasks = sorted(plan.searches(), key=lambda task: (not METHODS[task.method].slow, -task.until, task.seed))
-    curves: dict[Task, Curve] = {}
+    curves: dict[Task, Curve] = dict(answers_file.read(options.answers, settings_of(table, options.table), answer))
+    tasks = [task for task in tasks if task not in curves]
+    many = len(curves) + len(tasks)
     began = time.monotonic()
     work = partial(perform, mapping=options.table, csv=options.csv)
     for task, curve in performed(work, tasks, options.jobs):
         curves[task] = curve
+        answers_file.append(options.answers, {"task": asdict(task), "curve": asdict(curve)})
         under = "" if task.budget_ms is None else f", under {task.budget_ms:g} ms"
         share = curve.share(opened(options.table, options.csv, task.variant), task.until, task.budget_ms)
         print(
-            f"[{len(curves)}/{len(tasks)}, {(time.monotonic() - began) / 60:.1f} min] {task.method}{under}, "
+            f"[{len(curves)}/{many}, {(time.monotonic() - began) / 60:.1f} min] {task.method}{under}, "
             f"{task.variant}, seed {task.seed}: {share:.3f} at {task.until:,.0f}, {curve.cpu_seconds:.1f} s of CPU",
             file=sys.stderr,
             flush=True,
         )
     names = VARIANTS if plan.robust else (AS_IT_IS,)
     tables = {name: opened(options.table, options.csv, name) for name in names}
-    return report(Answers(table, curves), plan, tables, options.table)
+    asked = set(plan.searches())
+    return report(Answers(table, {task: curves[task] for task in asked}), plan, tables, options.table)
+
+
+def settings_of(table: Table, mapping: Path) -> dict[str, Any]:
+    """What the answers depend on."""
+    return {"version": vnas.__version__, "table": mapping.name, "nets": len(table), "rungs": list(table.rungs)}
+
+
+def answer(line: Mapping[str, Any]) -> tuple[Task, Curve]:
+    """A search and its curve of a line of the answers."""
+    from benchmarks.search_curves import Curve, Step
+
+    curve = line["curve"]
+    return Task(**line["task"]), Curve([Step(**step) for step in curve["steps"]], curve["cpu_seconds"])
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -410,6 +427,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--latency-budget", type=float, metavar="MS", help="(half of the reference latency)")
     parser.add_argument("--robust", action="store_true", help="search tables made of this one too")
+    parser.add_argument(
+        *("--answers",),
+        type=Path,
+        default=RESULTS / "search_tabular.jsonl",
+        help="file for the finished searches",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "search_tabular.md", help="file for the tables")
     return parser
 
@@ -428,7 +451,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped; nothing is kept", file=sys.stderr)
+        print("\nstopped; the same command goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     how = f"{options.jobs} process(es) of one thread, {(time.monotonic() - began) / 60:.1f} min"
     write(options.out, lines, how, command_line("benchmarks.search_tabular", argv, {"--csv": "CSV"}))

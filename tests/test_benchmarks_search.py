@@ -200,9 +200,9 @@ def test_the_whole_command(
     mapping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "vnas, anytime, sampler gp", METHODS[ANYTIME])  # which takes seconds
-    monkeypatch.setattr(search_tabular, "EARLIER", (0.5,))
-    out = tmp_path / "table.md"
+    out, answers = tmp_path / "table.md", tmp_path / "answers.jsonl"
     arguments = ["--table", str(mapping), "--seeds", "2", "--long-seeds", "1", "--epochs", "2", "4", "--robust"]
+    arguments += ["--answers", str(answers)]
     assert search_tabular.main([*arguments, "--out", str(out)]) == 0
     text = out.read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == text.strip()
@@ -212,6 +212,15 @@ def test_the_whole_command(
     assert all(f"| {name} |" in text for name in VARIANTS)
     assert "target" not in text  # they are for another table
     assert "Command: `python -m benchmarks.search_tabular --table" in text
+    # The same again asks for nothing that is there, and says the same of it.
+    monkeypatch.setattr(search_tabular, "curve_of", None)
+    again = tmp_path / "again.md"
+    assert search_tabular.main([*arguments, "--out", str(again)]) == 0
+    assert tables_of(again.read_text(encoding="utf-8")) == tables_of(text)
+
+
+def tables_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("| ")]
 
 
 def test_usage(mapping: Path, capsys: pytest.CaptureFixture[str]) -> None:

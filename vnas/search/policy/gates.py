@@ -68,8 +68,12 @@ class CostGate:
         """See :class:`Gate`."""
         for cost, limit in self.limits.items():
             if known.costs[cost] > limit:
-                return f"{cost} {known.costs[cost]:,.6g} is over the limit of {limit:,.6g}"
+                return f"{cost} {_counted(known.costs[cost])} is over the limit of {_counted(limit)}"
         return None
+
+
+def _counted(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 @dataclass(frozen=True)
