@@ -907,6 +907,25 @@ def test_a_trial_with_a_lower_number_gives_way_to_none(monkeypatch: pytest.Monke
     assert study.trials()[0].state == TrialState.COMPLETE
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_draw_that_is_taken_away_in_the_moment_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = lab(1, options=(2, 2))
+    study.ledger().queue({"a": 1, "b": 1}, {})
+    one = study.driver(shared=True, owner="one", reporter=Quiet())
+    take = one._ledger.take
+
+    def taken() -> Any:
+        trial = take()
+        monkeypatch.setattr(one._ledger, "take", take)
+        study.ledger("other").abandon(study.trials()[0])  # it took this driver for dead
+        return trial
+
+    monkeypatch.setattr(one._ledger, "take", taken)
+    one.run(Workers(study.answers))
+    assert study.answers.trained() == {("1-1", 0): 1}
+    assert [trial.state for trial in study.trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
 def test_of_two_that_send_a_candidate_on_one_withdraws() -> None:
     study = lab(3, rungs=TWO)
     ledger, subject = study.ledger(), study.problem.subject({"a": 1, "b": 1})

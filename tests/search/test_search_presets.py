@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fake_studies
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from vnas.config import SpaceConfig, StudyConfig, load_study
 from vnas.errors import ConfigError
 from vnas.evaluate import Candidate
 from vnas.nets import Architecture, Stage
 from vnas.search import space as spaces
+from vnas.search.command import _queue_missing
 from vnas.search.presets import preset_draws
 
 SPACES = ["digits", "cifar", "vanillanet"]
@@ -152,3 +155,15 @@ def test_a_schedule_that_the_space_has_not_got_is_another_of_its_own() -> None:
     drawn = spaces.draw_of(Candidate(net, odd), config.space)
     assert drawn["anneal.end"] == config.space.anneal.end[0]  # the net is what a preset is for
     assert candidate(drawn, config).architecture == net
+
+
+def test_presets_that_a_killed_run_left_out_are_queued_by_the_next() -> None:
+    lab = fake_studies.lab(3)
+    presets = [{"a": 1, "b": 2}, {"a": 2, "b": 1}, {"a": 3, "b": 3}]
+    lab.ledger().queue(presets[1], {"preset": True})
+    left = lab.ledger()
+    left.withdraw(left.queue(presets[2], {"preset": True}), "the study was full")
+    for _ in range(2):
+        _queue_missing(lab.ledger(), presets)
+    waiting = [trial.params for trial in lab.trials() if trial.state == TrialState.WAITING]
+    assert waiting == [presets[1], presets[0], presets[2]]

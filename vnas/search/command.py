@@ -116,15 +116,25 @@ def _open(
         study, changes = store.resume(storage, config, facts)
         exists = True
     ledger = Ledger(study, problem.choices, owner)
-    if not exists:
-        for draw in presets:
-            ledger.queue(draw, {"preset": True})
+    _queue_missing(ledger, presets)
     driver = Driver(problem, ledger, rules, terminal, shared=shared)
     recovered = driver.recover()
     if exists:
         terminal.resumed(driver.book.finished, recovered, changes)
     write(settings.out / "study.toml", config.to_toml())
     return driver, study
+
+
+def _queue_missing(ledger: Ledger, presets: list[dict[str, Any]]) -> None:
+    """Queue the presets that have no trial: all of a new study, else those that a run that ended left out."""
+    there = [
+        trial.params
+        for trial in ledger.trials()
+        if trial.user_attrs.get("preset") and not trial.user_attrs.get("withdrawn")
+    ]
+    for draw in presets:
+        if draw not in there:
+            ledger.queue(draw, {"preset": True})
 
 
 @contextlib.contextmanager

@@ -180,7 +180,11 @@ class Driver:
                     # first whether others are at work: what the last of them left is then seen before this one ends.
                     lingers = not self._work and self._lingers(time.monotonic() - idle)
                     self._sync(now=not self._work)
-                    self._fill()
+                    try:
+                        self._fill()
+                    except TakenAwayError as error:
+                        self._taken_away(error)
+                        continue
                     if self._work:
                         idle, self._waited = time.monotonic(), False
                     elif lingers:
@@ -193,7 +197,7 @@ class Driver:
                         try:
                             self._handle(event)
                         except TakenAwayError as error:
-                            self._withdraw(self._work[event.job.trial], str(error))
+                            self._taken_away(error)
         except BaseException:
             with protected():
                 self._put_back()
@@ -407,6 +411,13 @@ class Driver:
             self._suggester.drop(work.token)
             work.token = None
         self._close(work, TrialState.FAIL, attributes={"reason": reason, INTERRUPTED: True, "withdrawn": True})
+
+    def _taken_away(self, error: TakenAwayError) -> None:
+        work = self._work.get(error.number)
+        if work is not None:
+            self._withdraw(work, str(error))
+        else:  # before there was anything to do for it
+            self._ledger.end(error.number, TrialState.FAIL)
 
     def _draw(self) -> tuple[int, dict[str, Any]]:
         if self.book.repeated < STUCK_AFTER:

@@ -40,7 +40,15 @@ _ITS_OWN = frozenset({DRIVER, INTERRUPTED, "reason", "traceback", "unexpected", 
 
 
 class TakenAwayError(Exception):
-    """A trial that runs here was failed by another driver, which took this one for dead; another has its place."""
+    """A trial that runs here was failed by another driver, which took this one for dead; another has its place.
+
+    Attributes:
+        number: of the trial.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"trial {number} is another driver's")
+        self.number = number
 
 
 def was_left(trial: FrozenTrial) -> bool:
@@ -118,7 +126,7 @@ class Ledger:
             for key, value in attributes.items():
                 self._storage.set_trial_user_attr(self._ids[number], key, value)
         except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise TakenAwayError(f"trial {number} is another driver's") from error
+            raise TakenAwayError(number) from error
         self.running[number] |= attributes
 
     def end(
