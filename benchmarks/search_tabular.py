@@ -370,8 +370,8 @@ def run(options: argparse.Namespace) -> list[str]:
     budget_ms = table.reference[1] / 2 if options.latency_budget is None else options.latency_budget
     limits = tuple(sorted({multiple * table.rungs[-1] for multiple in options.epochs}))
     plan = Plan(limits, budget_ms, options.seeds, min(options.long_seeds, options.seeds), options.robust)
-    # The long ones first, so that no process is left with one at the end.
-    tasks = sorted(plan.searches(), key=lambda task: (not METHODS[task.method].slow, -task.until, task.seed))
+    # Seed by seed: a run that is cut short can be shown with fewer of them.
+    tasks = sorted(plan.searches(), key=lambda task: (METHODS[task.method].slow, task.seed, -task.until))
     curves: dict[Task, Curve] = dict(answers_file.read(options.answers, settings_of(table, options.table), answer))
     tasks = [task for task in tasks if task not in curves]
     many = len(curves) + len(tasks)
