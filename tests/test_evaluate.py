@@ -228,12 +228,12 @@ def test_a_candidate_goes_on_from_its_checkpoint(
     config = study((0.5, 1.0), epochs=4, strategy=strategy)
     rungs = rung_epochs(config.training, config.rungs)
     first = trained(evaluator(config, data, tmp_path), candidate)
-    assert [path.name for path in tmp_path.iterdir()] == [f"{candidate.digest}.pt"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"{candidate.digest}.pt"]
     assert first["epochs"] == first["epochs_spent"] == pytest.approx(rungs[0], abs=0.2)
     second = trained(evaluator(config, data, tmp_path), candidate, 1)  # in another process, say
     assert second["epochs"] == pytest.approx(rungs[1], abs=0.4)
     assert second["epochs_spent"] == second["epochs"] - first["epochs"]
-    assert not list(tmp_path.iterdir())  # the last rung is over
+    assert not list((tmp_path / "checkpoints").iterdir())  # the last rung is over
 
     # Where there is no checkpoint, all of it is trained again, and comes to the same.
     anew = trained(evaluator(config, data), candidate, 1)
@@ -245,9 +245,9 @@ def test_a_candidate_goes_on_from_its_checkpoint(
 
 def test_a_single_rung_leaves_no_checkpoint(candidate: Candidate, data: Data, tmp_path: Path) -> None:
     trained(evaluator(study(), data, tmp_path), candidate)
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "checkpoints").iterdir())
     # One that was interrupted leaves it, and goes on; one that failed does not.
-    path = tmp_path / f"{candidate.digest}.pt"
+    path = tmp_path / "checkpoints" / f"{candidate.digest}.pt"
 
     def stop(error: BaseException) -> Any:
         def fit(*arguments: object, **named: object) -> None:

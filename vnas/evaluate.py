@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ import torch
 
 from vnas.config import Anneal, LatencyConfig, RungsConfig, StudyConfig, TrainingConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
-from vnas.nets import Architecture, Cost, FusedVanillaNet
+from vnas.nets import Architecture, Cost, FusedVanillaNet, save_weights
 from vnas.profiler import Measurement, measure
-from vnas.training import Data, Progress, TrainingResult, fit
+from vnas.training import Data, Progress, TrainingResult, evaluate, fit
 from vnas.training.checkpointing import Checkpoint
 from vnas.training.rungs.training import Rung, epochs_spent, train_rungs
 
@@ -220,6 +221,16 @@ def rung_epochs(training: TrainingConfig, config: RungsConfig) -> tuple[float, .
     return epochs_spent(rungs_of(training, config), config.strategy)
 
 
+def net_folder(run_dir: Path, architecture: Architecture) -> Path:
+    """Of a net of the front."""
+    return run_dir / "nets" / architecture.digest
+
+
+def seed_weights(run_dir: Path, architecture: Architecture, repeat: int) -> Path:
+    """File of the fused weights of one training of a net of the front, until the best of them is chosen."""
+    return net_folder(run_dir, architecture) / "seeds" / f"{repeat}.safetensors"
+
+
 class NetEvaluator:
     """Measures and trains the candidates of a study, on one device.
 
@@ -228,13 +239,14 @@ class NetEvaluator:
         data: what to train and validate on.
         device: where.
         threads: torch threads while a latency is measured, unless the study says; None for as many as torch takes.
-        checkpoints: folder for candidates that may go on; None for none.
+        run_dir: of the study: ``checkpoints/`` has candidates that may go on, ``nets/`` the weights of the front; None
+            to keep nothing.
     """
 
     def __init__(
-        self, config: StudyConfig, data: Data, device: torch.device, threads: int | None, checkpoints: Path | None
+        self, config: StudyConfig, data: Data, device: torch.device, threads: int | None, run_dir: Path | None
     ) -> None:
-        self._config, self._data, self._device, self._checkpoints = config, data, device, checkpoints
+        self._config, self._data, self._device, self._run_dir = config, data, device, run_dir
         latency = config.latency
         self._latency = latency.model_copy(update={"threads": threads}) if latency.threads is None else latency
         self._seed = config.seed
@@ -266,8 +278,9 @@ class NetEvaluator:
         def advance(done: Progress) -> None:
             progress(done.step / done.steps)
 
-        with self._kept(candidate) as checkpoint:
-            if len(self._config.rungs.shares) > 1:
+        rungs = len(self._config.rungs.shares)
+        with self._kept(candidate.digest, single=rungs == 1) as checkpoint:
+            if rungs > 1:
                 return self._climb(candidate, rung, checkpoint, advance)
             result = train(
                 candidate,
@@ -280,6 +293,40 @@ class NetEvaluator:
             )
         epochs = result.epochs
         return {"val_top1": result.val_top1, "epochs": epochs, "epochs_spent": epochs, "training": result.to_dict()}
+
+    def retrain(self, subject: HasAttributes, repeat: int, progress: Callable[[float], None]) -> dict[str, Any]:
+        """Train a net of the front anew, longer and with a fresh seed, and judge it on the test set.
+
+        The fused weights are kept where :func:`seed_weights` says.
+
+        Raises:
+            TrainingError: the run ended early.
+        """
+        candidate, config = Candidate.from_attributes(subject.attributes), self._config
+        epochs = math.ceil(config.front.epochs_factor * config.training.epochs)
+        with self._kept(f"{candidate.digest}-{repeat}", single=True) as checkpoint:
+            result = train(
+                candidate,
+                self._data,
+                config.training.model_copy(update={"epochs": epochs}),
+                seed=candidate.seed(self._seed, repeat + 1),
+                device=self._device,
+                progress=lambda done: progress(done.step / done.steps),
+                checkpoint=checkpoint,
+            )
+        assert result.fused is not None
+        images = self._data.loader("test", candidate.architecture.image_size, device=self._device)
+        test_top1 = evaluate(result.fused, images, self._device)
+        if self._run_dir is not None:
+            path = seed_weights(self._run_dir, candidate.architecture, repeat)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_weights(result.fused, path)
+        return {
+            "val_top1": result.val_top1,
+            "test_top1": test_top1,
+            "epochs": result.epochs,
+            "training": result.to_dict(),
+        }
 
     def _climb(
         self,
@@ -319,15 +366,15 @@ class NetEvaluator:
         }
 
     @contextmanager
-    def _kept(self, candidate: Candidate) -> Iterator[Checkpoint | None]:
-        """Where the candidate is kept on its way; a single run's file is of no use once it is over."""
-        if self._checkpoints is None:
+    def _kept(self, name: str, *, single: bool) -> Iterator[Checkpoint | None]:
+        """Where a candidate is kept on its way; a single run's file is of no use once it is over."""
+        if self._run_dir is None:
             yield None
             return
-        path = self._checkpoints / f"{candidate.digest}.pt"
+        path = self._run_dir / "checkpoints" / f"{name}.pt"
         try:
             yield Checkpoint(path)
         finally:
             over = sys.exc_info()[0]
-            if len(self._config.rungs.shares) == 1 and (over is None or issubclass(over, VnasError)):
+            if single and (over is None or issubclass(over, VnasError)):
                 path.unlink(missing_ok=True)

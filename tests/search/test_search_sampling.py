@@ -19,7 +19,8 @@ from vnas.search.sampling import grid, samplers, surrogate
 from vnas.search.sampling.encoding import ABSENT, Encoding, ordered
 from vnas.search.sampling.grid import GridSampler
 from vnas.search.sampling.improvement import expected_gain
-from vnas.search.sampling.local import ACCURACY, LATENCY, POSTPONED, LocalSampler, _Past
+from vnas.search.sampling.local import LocalSampler
+from vnas.search.sampling.past import ACCURACY, LATENCY, POSTPONED, Reader
 from vnas.search.sampling.suggester import ENOUGH, Suggester, Told
 from vnas.search.sampling.surrogate import Surrogate
 
@@ -401,14 +402,14 @@ def test_a_trial_under_way_counts_as_what_is_expected_of_it() -> None:
     assert len(sampler._promises[second.number].front[0]) == before + 1
 
 
-def test_points_that_are_kept_are_those_of_the_draws() -> None:
+def test_what_was_read_of_one_study_is_not_known_of_another() -> None:
     sampler = LocalSampler(SPACE, hidden, seed=0)
-    first = searched(sampler, 14)
-    for study in (first, searched(sampler, 14)):  # and of one study they are not those of another
+    long, short = searched(sampler, 14), searched(sampler, 3)
+    for study in (long, short, long):
         trials = study.get_trials(deepcopy=False)
+        past = sampler._past(study, trials[-1])
         expected = sampler._points([trial.params for trial in trials])
-        np.testing.assert_array_equal(sampler._points_of(trials), expected)
-        np.testing.assert_array_equal(sampler._points_of(trials), expected)
+        np.testing.assert_array_equal(past.points, expected)
 
 
 def postponed(study: optuna.Study, draw: Draw, latency: float, accuracy: float | None = None) -> None:
@@ -434,7 +435,7 @@ def test_only_what_was_measured_where_that_is_asked_for() -> None:
     study.tell(new, state=TrialState.FAIL)
     for draw in (one, two, two):
         postponed(study, draw, answers(draw)[1])
-    past = _Past.of(study.get_trials(deepcopy=False), sampler._points_of)
+    past = sampler._past(study, study.trials[0])
     assert len(sampler._candidates(past, 10.0)[0]) == 2  # each once
     sampler.only_measured = False
     assert len(sampler._candidates(past, 10.0)[0]) > 2
@@ -446,6 +447,65 @@ def test_only_what_was_measured_where_that_is_asked_for() -> None:
         study.tell(trial, state=TrialState.FAIL)
     third = study.ask(fixed_distributions=fixed)
     assert meaning(third.params) not in {meaning(one), meaning(two)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reading_on_says_what_reading_anew_would(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    choices = {"a": (0, 1, 2), "b": ("x", "y")}
+    encoding = Encoding(choices)
+    study = optuna.create_study()
+    reader = Reader(("a", "b"), encoding.points)
+    fixed = {name: CategoricalDistribution(options) for name, options in choices.items()}
+    at_work: list[optuna.Trial] = []
+    for _ in range(200):  # more trials than a reader's first table has rows
+        if rng.random() < 0.5:
+            at_work.append(study.ask(fixed_distributions=fixed if rng.random() < 0.9 else {}))
+        elif at_work:
+            trial = at_work.pop(int(rng.integers(len(at_work))))
+            if rng.random() < 0.8:
+                trial.set_user_attr(LATENCY, float(rng.random()))
+            if rng.random() < 0.5:
+                trial.set_user_attr(POSTPONED, True)
+            elif rng.random() < 0.8:
+                trial.set_user_attr(ACCURACY, float(rng.random()))
+            if rng.random() < 0.8:
+                study.tell(trial, 0.0)
+            else:
+                study.tell(trial, state=TrialState.FAIL)
+        if rng.random() < 0.3:
+            continue  # not asked each time
+        trials = study.get_trials(deepcopy=False)
+        but = int(rng.integers(-1, len(trials) + 1))
+        past = reader.read(trials, but)
+        known = [
+            trial for trial in trials if len(trial.params) == 2 and (trial.state.is_finished() or trial.number != but)
+        ]
+        points = encoding.points([trial.params for trial in known])
+        expected = np.column_stack(
+            [
+                points,
+                [trial.user_attrs.get(LATENCY, np.nan) for trial in known],
+                [trial.user_attrs.get(ACCURACY, np.nan) for trial in known],
+                [trial.state == TrialState.RUNNING for trial in known],
+            ]
+        ).reshape(-1, 5)
+        found = np.column_stack([past.points, past.latency, past.accuracy, past.running])
+        assert rows_of(found) == rows_of(expected)
+        assert rows_of(encoding.points(past.draws)) == rows_of(past.points)
+        assert past.under_way == [trial.number for trial in known if trial.state == TrialState.RUNNING]
+        off, done = set(), set()
+        for trial, point in zip(known, points, strict=True):
+            (off if trial.user_attrs.get(POSTPONED) and trial.state.is_finished() else done).add(tuple(point))
+        assert sorted(tuple(past.points[row]) for row in past.postponed) == sorted(off - done)
+        for draw in ({"a": a, "b": b} for a in choices["a"] for b in choices["b"]):
+            point = encoding.points([draw])[0]
+            assert past.has(point) == (tuple(point) in off | done)
+
+
+def rows_of(table: Any) -> list[tuple[float, ...]]:
+    """Rows in an order of their own, with a number for what is not one."""
+    return sorted(tuple(row) for row in np.nan_to_num(np.asarray(table, dtype=float), nan=-7.0))
 
 
 def test_what_was_put_off_is_not_proposed_once_its_candidate_was_trained() -> None:

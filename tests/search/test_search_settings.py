@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from vnas import evaluate
 from vnas.config import study_from_toml
 from vnas.profiler import Measurement, ReplayTimer, measure
 from vnas.search import front
@@ -134,7 +135,7 @@ def test_the_front_survives_a_kill_at_any_point(
         UNDISTURBED.append(front_of(tmp_path / "run"))
         shutil.rmtree(tmp_path / "run")
     homes = {
-        "save_weights": front,
+        "save_weights": evaluate,
         "measure_net": front,
         "set_front_result": front,
         "replace": Path,

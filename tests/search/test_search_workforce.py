@@ -147,7 +147,7 @@ def test_a_worker_a_gpu(config: StudyConfig, plans: list[WorkerPlan]) -> None:
     assert names == [plan.name for plan in plans] == ["cuda:0", "cuda:2"]
     assert [plan.factory.device for plan in plans] == names  # type: ignore[attr-defined]
     assert all(plan.factory.threads is None for plan in plans)  # type: ignore[attr-defined]
-    assert all(plan.factory.checkpoints == Path("there") for plan in plans)  # type: ignore[attr-defined]
+    assert all(plan.factory.run_dir == Path("there") for plan in plans)  # type: ignore[attr-defined]
     assert pool.hang == 120.0
     share = max(1, workforce._cores() // 2)
     assert [plan.environment for plan in plans] == [{"OMP_NUM_THREADS": str(share)}] * 2

@@ -69,18 +69,21 @@ def run(args: argparse.Namespace) -> int:
         try:
             driver, study = _open(settings, environment, data, terminal, presets, resume=args.resume)
             with terminal:
-                checkpoints = settings.out / "checkpoints"
-                executor, names = hire(config, devices, count, checkpoints, terminal.advanced)
+                executor, names = hire(config, devices, count, settings.out, terminal.advanced)
                 with contextlib.closing(executor):
                     if count > 1:
                         terminal.workers(names)
                     driver.run(executor)
-                if driver.others:
-                    terminal.note("other machines are still at work on this study; the last of them judges the front")
+                    last = not driver.others
+                    if last:
+                        job = front.FrontJob(study, config, settings.out)
+                        judged = driver.book.judged(len(driver.problem.rungs) - 1)
+                        nets = front.retrain(job, judged, executor, terminal)
+                if last:
+                    front.conclude(job, nets, devices[0], terminal)
+                    shutil.rmtree(settings.out / "checkpoints", ignore_errors=True)
                 else:
-                    judged = driver.book.judged(len(driver.problem.rungs) - 1)
-                    front.retrain(front.FrontJob(study, config, settings.out), judged, data, devices[0], terminal)
-                    shutil.rmtree(checkpoints, ignore_errors=True)
+                    terminal.note("other machines are still at work on this study; the last of them judges the front")
             record = read(settings.url, config.name)
             terminal.finished(record, render(record, settings.out))
         except KeyboardInterrupt:

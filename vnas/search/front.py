@@ -6,23 +6,22 @@ chosen by do not have that fault.
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vnas.errors import MeasurementError, TrainingError
-from vnas.evaluate import Candidate, measure_net, train
-from vnas.nets import load_checkpoint, save_weights
+from vnas.errors import MeasurementError, VnasError
+from vnas.evaluate import Candidate, measure_net, net_folder, seed_weights
+from vnas.nets import load_checkpoint
 from vnas.pareto import hypervolume, non_dominated
 from vnas.report.files import write
+from vnas.search.engine.protocol import Advance, Answer, Executor, Job, Subject
 from vnas.search.store import front_results, set_front_result
-from vnas.training import Data, evaluate
 
 if TYPE_CHECKING:
     import optuna
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
 
     from vnas.config import StudyConfig
     from vnas.search.engine.book import Entry
-    from vnas.training import Progress
+
+
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,30 @@ class FrontJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrained:
-    """One training run of a net of the front."""
+class Run:
+    """A training of a net of the front that is to be done.
 
+    Attributes:
+        number: tells them apart.
+        net: which.
+        repeat: which of the fresh seeds, from 0.
+        attempt: from 1.
+    """
+
+    number: int
+    net: FrontNet
+    repeat: int
+    attempt: int = 1
+
+    def __str__(self) -> str:
+        return f"retraining of trial {self.net.trial}, run {self.repeat + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """One training of a net of the front, which is over; see :class:`Run`."""
+
+    run: int
     net: FrontNet
     repeat: int
     val_top1: float
@@ -70,7 +92,7 @@ class FrontReporter(Protocol):
     def front_started(self, nets: int, runs: int, done: int) -> None:
         """``done`` of ``runs`` training runs over ``nets`` nets are there already."""
 
-    def training(self, progress: Progress) -> None:
+    def advanced(self, number: int, share: float) -> None:
         """A training run went on."""
 
     def retrained(self, result: Retrained) -> None:
@@ -130,13 +152,20 @@ def _least_useful(front: list[FrontNet]) -> FrontNet:
     return front[int(np.argmax(without))]
 
 
-def retrain(
-    job: FrontJob, judged: Iterable[Entry], data: Data, device: torch.device, reporter: FrontReporter
-) -> list[FrontNet]:
-    """Train each net of the front with fresh seeds, judge it on the test set, keep its best weights.
+def retrain(job: FrontJob, judged: Iterable[Entry], executor: Executor, reporter: FrontReporter) -> list[FrontNet]:
+    """Train each net of the front with fresh seeds and judge it on the test set, on all workers.
 
-    Each run is stored as it ends; runs that are stored already are not repeated. The weights kept in
-    ``nets/<digest>/weights.safetensors`` are those of the seed with the best validation accuracy.
+    Each run is stored as it ends; runs that are stored already are not repeated. One whose worker dies is tried again
+    as often as a trial of the search is.
+
+    Args:
+        job: whose front.
+        judged: candidates at the last rung.
+        executor: with :class:`~vnas.search.engine.protocol.FrontEvaluator`.
+        reporter: told each run.
+
+    Returns:
+        The front, fastest first; :func:`conclude` has to follow.
 
     Raises:
         KeyboardInterrupt: passed on; what is stored stays.
@@ -146,93 +175,93 @@ def retrain(
     if not front:
         return front
     results = front_results(job.study)
-    runs = [(net, repeat) for net in front for repeat in range(settings.seeds)]
-    pending = [(net, repeat) for net, repeat in runs if not _done(results, job.run_dir, net, repeat)]
-    total = len(runs)
-    reporter.front_started(len(front), total, total - len(pending))
-    for net, repeat in pending:
-        try:
-            _retrain_once(job, data, device, reporter, net, repeat)
-        except Exception as error:  # noqa: BLE001  the other runs and the report do not depend on this one
-            reporter.note(f"{_name(net, repeat)} failed: {type(error).__name__}: {error}. --resume tries it again")
-    for net in front:
-        _keep_best(job, net)
-    _measure_again(job, device, front, reporter)
+    runs = [
+        Run(number, net, repeat)
+        for number, (net, repeat) in enumerate((net, repeat) for net in front for repeat in range(settings.seeds))
+    ]
+    pending = deque(run for run in runs if not _done(results, job.run_dir, run.net, run.repeat))
+    reporter.front_started(len(front), len(runs), len(runs) - len(pending))
+    try:
+        _work(job, pending, executor, reporter)
+    except VnasError as error:  # no worker can be had; the report does not depend on these runs
+        reporter.note(f"the front could not be trained anew: {error}. --resume tries it again")
     return front
 
 
-def _folder(run_dir: Path, net: FrontNet) -> Path:
-    return run_dir / "nets" / net.candidate.architecture.digest
+def conclude(job: FrontJob, front: list[FrontNet], device: torch.device, reporter: FrontReporter) -> None:
+    """Keep the best weights of each net, and time the nets once more.
+
+    The weights in ``nets/<digest>/weights.safetensors`` are those of the seed with the best validation accuracy.
+
+    Args:
+        job: whose front.
+        front: as :func:`retrain` gave it.
+        device: to measure on, where nothing else is at work.
+        reporter: told what cannot be measured.
+    """
+    for net in front:
+        _keep_best(job, net)
+    _measure_again(job, device, front, reporter)
+
+
+def _done(results: dict[str, Any], run_dir: Path, net: FrontNet, repeat: int) -> bool:
+    architecture = net.candidate.architecture
+    result = results.get(_key(net, repeat))
+    if result is None or result["candidate"] != net.candidate.digest:
+        return False
+    finished = result["chosen"] is not None and (net_folder(run_dir, architecture) / "weights.safetensors").is_file()
+    return finished or "reason" in result or seed_weights(run_dir, architecture, repeat).is_file()
 
 
 def _key(net: FrontNet, repeat: int) -> str:
     return f"{net.candidate.architecture.digest}/{repeat}"
 
 
-def _name(net: FrontNet, repeat: int) -> str:
-    return f"retraining of trial {net.trial}, run {repeat + 1}"
+def _work(job: FrontJob, pending: deque[Run], executor: Executor, reporter: FrontReporter) -> None:
+    """Have the workers do the runs, as many at once as they can."""
+    at_work: dict[int, tuple[Run, float]] = {}
+    while pending or at_work:
+        while pending and len(at_work) < executor.slots:
+            run = pending.popleft()
+            at_work[run.number] = run, executor.clock()
+            executor.submit(Job(run.number, "retrain", _subject(run.net), repeat=run.repeat))
+        event = executor.wait(_WAIT_SECONDS)
+        if event is None:
+            continue
+        if isinstance(event, Advance):
+            reporter.advanced(event.job.trial, event.share)
+            continue
+        run, began = at_work.pop(event.job.trial)
+        if isinstance(event, Answer):
+            result, seconds = event.attributes, executor.clock() - began
+            _store(job, run, {**result, "seconds": seconds})
+            reporter.retrained(
+                Retrained(run.number, run.net, run.repeat, result["val_top1"], result["test_top1"], seconds)
+            )
+        elif event.fault == "candidate":
+            _store(job, run, {"reason": event.reason})
+            reporter.note(f"{run}: {event.reason}")
+        elif event.fault == "worker" and run.attempt <= job.config.workers.retries:
+            pending.append(replace(run, attempt=run.attempt + 1))
+        else:
+            reporter.note(f"{run} failed: {event.reason}. --resume tries it again")
 
 
-def _weights(run_dir: Path, net: FrontNet, repeat: int) -> Path:
-    return _folder(run_dir, net) / "seeds" / f"{repeat}.safetensors"
+def _subject(net: FrontNet) -> Subject:
+    candidate = net.candidate
+    return Subject(candidate.digest, candidate.architecture.digest, candidate.attributes())
 
 
-def _done(results: dict[str, Any], run_dir: Path, net: FrontNet, repeat: int) -> bool:
-    result = results.get(_key(net, repeat))
-    if result is None or result["candidate"] != net.candidate.digest:
-        return False
-    finished = result["chosen"] is not None and (_folder(run_dir, net) / "weights.safetensors").is_file()
-    return finished or "reason" in result or _weights(run_dir, net, repeat).is_file()
-
-
-def _retrain_once(
-    job: FrontJob,
-    data: Data,
-    device: torch.device,
-    reporter: FrontReporter,
-    net: FrontNet,
-    repeat: int,
-) -> None:
-    config = job.config
-    began = time.perf_counter()
-    stored: dict[str, Any] = {
-        "digest": net.candidate.architecture.digest,
-        "candidate": net.candidate.digest,
-        "trial": net.trial,
-        "seed": net.candidate.seed(config.seed, repeat + 1),
+def _store(job: FrontJob, run: Run, found: dict[str, Any]) -> None:
+    candidate = run.net.candidate
+    stored = {
+        "digest": candidate.architecture.digest,
+        "candidate": candidate.digest,
+        "trial": run.net.trial,
+        "seed": candidate.seed(job.config.seed, run.repeat + 1),
         "chosen": None,
     }
-    try:
-        result = train(
-            net.candidate,
-            data,
-            config.training.model_copy(
-                update={"epochs": math.ceil(config.front.epochs_factor * config.training.epochs)}
-            ),
-            seed=stored["seed"],
-            device=device,
-            progress=reporter.training,
-        )
-        assert result.fused is not None
-        size = net.candidate.architecture.image_size
-        test_top1 = evaluate(result.fused, data.loader("test", size, device=device), device)
-    except TrainingError as error:
-        set_front_result(job.study, _key(net, repeat), stored | {"reason": str(error)})
-        reporter.note(f"{_name(net, repeat)}: {error}")
-        return
-    path = _weights(job.run_dir, net, repeat)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(result.fused, path)
-    seconds = time.perf_counter() - began
-    stored |= {
-        "val_top1": result.val_top1,
-        "test_top1": test_top1,
-        "epochs": result.epochs,
-        "seconds": seconds,
-        "training": result.to_dict(),
-    }
-    set_front_result(job.study, _key(net, repeat), stored)
-    reporter.retrained(Retrained(net, repeat, result.val_top1, test_top1, seconds))
+    set_front_result(job.study, _key(run.net, run.repeat), stored | found)
 
 
 def _runs(job: FrontJob, net: FrontNet) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -244,13 +273,14 @@ def _runs(job: FrontJob, net: FrontNet) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _keep_best(job: FrontJob, net: FrontNet) -> None:
-    folder = _folder(job.run_dir, net)
+    architecture = net.candidate.architecture
+    folder = net_folder(job.run_dir, architecture)
     runs = list(_runs(job, net))
     if not runs:
         return
     best, _ = max(runs, key=lambda run: (run[1]["val_top1"], -run[0]))
-    write(folder / "architecture.json", net.candidate.architecture.to_json() + "\n")
-    source = _weights(job.run_dir, net, best)
+    write(folder / "architecture.json", architecture.to_json() + "\n")
+    source = seed_weights(job.run_dir, architecture, best)
     if source.is_file():
         source.replace(folder / "weights.safetensors")
     for repeat, result in runs:
@@ -267,7 +297,7 @@ def _measure_again(job: FrontJob, device: torch.device, front: list[FrontNet], r
         net = front[int(index)]
         architecture = net.candidate.architecture
         key = f"{architecture.digest}/latency"
-        path = _folder(job.run_dir, net) / "weights.safetensors"
+        path = net_folder(job.run_dir, architecture) / "weights.safetensors"
         if key in results or not path.is_file():
             continue
         size = architecture.image_size

@@ -94,13 +94,13 @@ class NetWorker:
         config: the study.
         device: ``cpu`` or ``cuda:N``.
         threads: torch threads while a latency is measured; None for as many as torch takes.
-        checkpoints: where candidates are kept between rungs; None for nowhere.
+        run_dir: of the study; see :class:`vnas.evaluate.NetEvaluator`.
     """
 
     config: StudyConfig
     device: str
     threads: int | None
-    checkpoints: Path | None
+    run_dir: Path
 
     def __call__(self) -> NetEvaluator:
         """Open the data, and be ready."""
@@ -112,5 +112,5 @@ class NetWorker:
 
         keep_freed_memory()
         return NetEvaluator(
-            self.config, open_data(self.config.data), torch.device(self.device), self.threads, self.checkpoints
+            self.config, open_data(self.config.data), torch.device(self.device), self.threads, self.run_dir
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vnas.search.engine.recovery import Recovered
     from vnas.search.engine.reporting import TrialLine
     from vnas.search.front import Retrained
-    from vnas.training import Data, Progress
+    from vnas.training import Data
 
 
 class _Console(Console):
@@ -115,10 +115,6 @@ class Terminal:
         self._shares[number] = share
         self._bar.update(self._task, completed=self._done + min(sum(self._shares.values()), self._total - self._done))
 
-    def training(self, progress: Progress) -> None:
-        """Move the bar within a training run of the front."""
-        self.advanced(-1, progress.step / progress.steps)
-
     def trial_finished(self, line: TrialLine, done: int, total: int) -> None:
         """One line a trial."""
         self._shares.pop(line.number, None)
@@ -151,7 +147,7 @@ class Terminal:
 
     def retrained(self, result: Retrained) -> None:
         """One line a run."""
-        self._shares.clear()
+        self._shares.pop(result.run, None)
         self._advance(self._done + 1, self._total)
         self._print(
             f"front   trial {result.net.trial:>3} run {result.repeat + 1}   "

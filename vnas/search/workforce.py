@@ -73,7 +73,7 @@ def hire(
     config: StudyConfig,
     devices: list[torch.device],
     count: int,
-    checkpoints: Path,
+    run_dir: Path,
     advanced: Callable[[int, float], None],
 ) -> tuple[Executor, list[str]]:
     """Workers, and their names.
@@ -82,21 +82,21 @@ def hire(
         config: the study.
         devices: to work on.
         count: from :func:`processes`.
-        checkpoints: where candidates are kept on their way.
+        run_dir: of the study.
         advanced: told the trial and the share that is done, where there is no process to say so.
     """
     import torch
 
     threads = torch.get_num_threads() if devices[0].type == "cpu" else None
     if count == 0:
-        evaluator = NetWorker(config, str(devices[0]), threads, checkpoints)()
+        evaluator = NetWorker(config, str(devices[0]), threads, run_dir)()
         return InlineExecutor(evaluator, advanced), [f"{devices[0]}, in this process"]
     cores = _cores() if threads is None else threads
     environment = {} if count == 1 else {"OMP_NUM_THREADS": str(max(1, cores // count))}
     places = devices if len(devices) == count else devices * count
     plans = [
         WorkerPlan(
-            NetWorker(config, str(place), threads, checkpoints),
+            NetWorker(config, str(place), threads, run_dir),
             environment=environment,
             name=str(place) if place.type == "cuda" else f"cpu, worker {number}",
         )

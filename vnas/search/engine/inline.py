@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from vnas.errors import UsageError, VnasError
-from vnas.search.engine.protocol import Answer, Evaluator, Event, Failure, Job
+from vnas.search.engine.protocol import Answer, Evaluator, Event, Failure, Job, perform
 
 
 class InlineExecutor:
@@ -35,10 +35,7 @@ class InlineExecutor:
             return None
         job = self._jobs.popleft()
         try:
-            if job.kind == "measure":
-                return Answer(job, self._evaluator.measure(job.subject))
-            share = lambda done: self._advanced(job.trial, done)  # noqa: E731
-            return Answer(job, self._evaluator.train(job.subject, job.rung, share))
+            return Answer(job, perform(self._evaluator, job, lambda done: self._advanced(job.trial, done)))
         except UsageError:
             raise  # the same for every candidate
         except VnasError as error:

@@ -1,7 +1,7 @@
 """What the engine needs of a problem, and what it and its workers say to each other.
 
     Problem     in the driver: what may vary, what a draw names, what its rungs cost
-    Evaluator   in a worker: measures a candidate, trains it to a rung
+    Evaluator   in a worker: measures a candidate, trains it to a rung; of the front, trains it anew
     Executor    between them: takes jobs, gives back what became of them; processes, or a simulated clock
 
 A table of known answers is a problem like real nets (``vnas.search.tabular``): the loop is the same.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 Draw = Mapping[str, Any]
 Attributes = dict[str, Any]
@@ -76,15 +76,17 @@ class Job:
 
     Attributes:
         trial: number of the trial.
-        kind: ``measure`` the latency, or ``train``.
+        kind: ``measure`` the latency, ``train`` to a rung, or ``retrain`` with a fresh seed, for the front.
         subject: the candidate.
         rung: to train to, from 0.
+        repeat: which of the fresh seeds, from 0.
     """
 
     trial: int
-    kind: Literal["measure", "train"]
+    kind: Literal["measure", "train", "retrain"]
     subject: Subject
     rung: int = 0
+    repeat: int = 0
 
 
 class Evaluator(Protocol):
@@ -110,6 +112,33 @@ class Evaluator(Protocol):
         Raises:
             TrainingError: the run ended early.
         """
+
+
+class FrontEvaluator(Evaluator, Protocol):
+    """One that is also given the nets of the front."""
+
+    def retrain(self, subject: Subject, repeat: int, progress: Callable[[float], None]) -> Attributes:
+        """Train a net anew, judge it on the test set, and keep its fused weights in a file.
+
+        The answer has ``val_top1`` and ``test_top1`` in percent, ``epochs``, and all else worth keeping.
+
+        Args:
+            subject: the candidate.
+            repeat: which of the fresh seeds, from 0.
+            progress: told the share that is done.
+
+        Raises:
+            TrainingError: the run ended early.
+        """
+
+
+def perform(evaluator: Evaluator, job: Job, progress: Callable[[float], None]) -> Attributes:
+    """Have an evaluator do a job; it is a :class:`FrontEvaluator` where there are jobs of that kind."""
+    if job.kind == "measure":
+        return evaluator.measure(job.subject)
+    if job.kind == "train":
+        return evaluator.train(job.subject, job.rung, progress)
+    return cast(FrontEvaluator, evaluator).retrain(job.subject, job.repeat, progress)
 
 
 @dataclass(frozen=True, slots=True)

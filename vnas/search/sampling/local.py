@@ -8,7 +8,7 @@ of the many neighbours is worth its epochs. The first draws are random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from vnas.pareto import non_dominated
 from vnas.search.sampling.encoding import Choices, Draw, Encoding, Floats, uniform
 from vnas.search.sampling.improvement import expected_gain
+from vnas.search.sampling.past import Past, Reader
 from vnas.search.sampling.surrogate import Surrogate
 
 if TYPE_CHECKING:
     import optuna
-
-ACCURACY, LATENCY = "val_top1", "latency_ms"
-"""User attributes of a trial that it learns from: what was found, never what was imputed for it."""
-POSTPONED = "postponed"
-"""User attribute of a trial that was measured and not trained because another promised more; it may come again."""
-
-Mask = npt.NDArray[np.bool_]
+    from optuna.storages import BaseStorage
 
 STARTUP = 10
 MUTANTS, STRANGERS = 200, 50
@@ -76,7 +71,7 @@ class LocalSampler(BaseSampler):
         self._accuracy, self._latency = Surrogate(self._encoding), Surrogate(self._encoding)
         self._rng = np.random.default_rng(seed)
         self._promises: dict[int, _Promise] = {}
-        self._known: dict[int, tuple[FrozenTrial, Floats]] = {}
+        self._source: tuple[BaseStorage, int] | None = None  # of the study that the reader reads
         self.only_measured = False
         self.looks_again = True
         self._random = RandomSampler(seed=int(self._rng.integers(2**31)))
@@ -97,14 +92,7 @@ class LocalSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next draw."""
-        past = _Past.of(
-            [
-                other
-                for other in study.get_trials(deepcopy=False)
-                if other.number != trial.number and other.params.keys() >= self._choices.keys()
-            ],
-            self._points_of,
-        )
+        past = self._past(study, trial)
         self._promises = {number: self._promises[number] for number in past.under_way if number in self._promises}
         if past.judged.sum() < STARTUP:
             return self._new(past)
@@ -142,10 +130,10 @@ class LocalSampler(BaseSampler):
         promise = self._promises.pop(number, None)
         return promise is None or promise.gain(latency_ms) >= promise.others
 
-    def _candidates(self, past: _Past, ceiling: float) -> tuple[list[dict[str, Any]], Floats, Floats]:
+    def _candidates(self, past: Past, ceiling: float) -> tuple[list[dict[str, Any]], Floats, Floats]:
         """Draws that were not trained, their points, and their latencies where they are known."""
-        postponed = np.flatnonzero(past.postponed).tolist()
-        if self.only_measured and len(postponed):
+        postponed = list(past.postponed)
+        if self.only_measured and postponed:
             return [dict(past.draws[at]) for at in postponed], past.points[postponed], past.latency[postponed]
         judged = np.flatnonzero(past.judged & (past.latency < ceiling))
         if len(judged) == 0:
@@ -155,29 +143,27 @@ class LocalSampler(BaseSampler):
         draws = self._neighbours([past.draws[at] for at in parents])
         points = self._points(draws)
         # Each point once: a promise is compared with that of another draw.
-        fresh = [at for at in np.flatnonzero(_firsts(points)).tolist() if points[at].tobytes() not in past.tried]
+        fresh = [at for at in np.flatnonzero(_firsts(points)).tolist() if not past.has(points[at])]
         return (
             [draws[at] for at in fresh] + [dict(past.draws[at]) for at in postponed],
             np.vstack([points[fresh], past.points[postponed]]),
             np.append(np.full(len(fresh), np.nan), past.latency[postponed]),
         )
 
+    def _past(self, study: optuna.Study, trial: FrozenTrial) -> Past:
+        source = study._storage, study._study_id
+        if source != self._source:
+            self._source, self._reader = source, Reader(tuple(self._choices), self._points)
+        return self._reader.read(study.get_trials(deepcopy=False), trial.number)
+
     def _points(self, draws: Sequence[Draw]) -> Floats:
         return self._encoding.points(draws, [self._absent(draw) for draw in draws])
 
-    def _points_of(self, trials: Sequence[FrozenTrial]) -> Floats:
-        """(N, P) points of trials; they are kept from ask to ask."""
-        new = [trial for trial in trials if self._known.get(trial.number, (None,))[0] is not trial]
-        for trial, point in zip(new, self._points([trial.params for trial in new]), strict=True):
-            self._known[trial.number] = trial, point
-        points = np.array([self._known[trial.number][1] for trial in trials], dtype=np.float64)
-        return points.reshape(len(trials), len(self._choices))
-
-    def _new(self, past: _Past) -> dict[str, Any]:
+    def _new(self, past: Past) -> dict[str, Any]:
         """A random draw that was not tried, if a hundred tries find one."""
         for _ in range(100):
             draw = uniform(self._choices, self._rng)
-            if self._points([draw])[0].tobytes() not in past.tried:
+            if not past.has(self._points([draw])[0]):
                 break
         return draw
 
@@ -230,58 +216,7 @@ class _Promise:
         return float(expected_gain(at, self.mean, self.spread, self.front, self.floor, self.ceiling)[0])
 
 
-@dataclass(frozen=True)
-class _Past:
-    """Trials as arrays: points (N, P), the rest (N,); what is not known is NaN.
-
-    Attributes:
-        tried: the points, as bytes, postponed ones among them.
-        postponed: the first trial of each point that was put off and has not been tried since.
-        under_way: numbers of the running ones.
-    """
-
-    draws: Sequence[Draw]
-    points: Floats
-    latency: Floats
-    accuracy: Floats
-    running: Mask
-    postponed: Mask
-    tried: Set[bytes]
-    under_way: Sequence[int]
-
-    @classmethod
-    def of(cls, trials: Sequence[FrozenTrial], points_of: Callable[[Sequence[FrozenTrial]], Floats]) -> _Past:
-        points = points_of(trials)
-        keys = [row.tobytes() for row in points]
-        put_off = np.array([bool(trial.user_attrs.get(POSTPONED)) for trial in trials], dtype=bool)
-        done = {key for key, off in zip(keys, put_off, strict=True) if not off}
-        left = np.array([key not in done for key in keys], dtype=bool)
-        running = np.array([trial.state == TrialState.RUNNING for trial in trials], dtype=bool)
-        return cls(
-            draws=[trial.params for trial in trials],
-            points=points,
-            latency=_attribute(trials, LATENCY),
-            accuracy=_attribute(trials, ACCURACY),
-            running=running,
-            postponed=left & _firsts(points),
-            tried=frozenset(keys),
-            under_way=[trials[at].number for at in np.flatnonzero(running).tolist()],
-        )
-
-    @property
-    def measured(self) -> Mask:
-        return ~np.isnan(self.latency)
-
-    @property
-    def judged(self) -> Mask:
-        return self.measured & ~np.isnan(self.accuracy)
-
-
-def _attribute(trials: Sequence[FrozenTrial], name: str) -> Floats:
-    return np.array([trial.user_attrs.get(name, np.nan) for trial in trials], dtype=np.float64)
-
-
-def _firsts(points: Floats) -> Mask:
+def _firsts(points: Floats) -> npt.NDArray[np.bool_]:
     """(N,) whether no row before is the same."""
     first = {row.tobytes(): at for at, row in reversed(list(enumerate(points)))}
     mask = np.zeros(len(points), dtype=bool)

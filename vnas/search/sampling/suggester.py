@@ -25,7 +25,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from vnas.search.sampling.encoding import Choices, Draw, Encoding, ordered
-from vnas.search.sampling.local import ACCURACY, LATENCY, POSTPONED, LocalSampler
+from vnas.search.sampling.local import LocalSampler
+from vnas.search.sampling.past import ACCURACY, LATENCY, POSTPONED
 from vnas.search.sampling.samplers import Name, make
 from vnas.search.sampling.surrogate import Guess, Surrogate
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
 from vnas.errors import VnasError
-from vnas.search.engine.protocol import Evaluator, Job
+from vnas.search.engine.protocol import Evaluator, Job, perform
 from vnas.search.workers.channel import Advanced, Answered, Begun, Failed, Message, Ready, Refused, WorkerEnd
 
 PROGRESS_SECONDS = 0.2
@@ -98,11 +98,7 @@ def _done(evaluator: Evaluator, job: Job, line: WorkerEnd) -> Message:
     """What became of a job."""
     progress = _Progress(line)
     try:
-        if job.kind == "measure":
-            attributes = evaluator.measure(job.subject)
-        else:
-            attributes = evaluator.train(job.subject, job.rung, progress)
-        return Answered(json.loads(json.dumps(attributes)))
+        return Answered(json.loads(json.dumps(perform(evaluator, job, progress))))
     except VnasError as error:
         return Failed(str(error), "candidate")
     except Exception as error:  # noqa: BLE001  one candidate's error is not the end of the study
