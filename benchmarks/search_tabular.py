@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 MULTIPLES = (10.0, 25.0, 50.0, 100.0)
 """Epochs to spend, as multiples of the last rung's."""
-SLOW_SEEDS = 5
-"""Of a method that takes minutes a run, which then goes to the second limit only."""
 READS_PER_NET = 4
 """Points of an anytime curve for each net trained in full, where it is searched for a share."""
 
@@ -57,7 +55,7 @@ class Method:
         engine: who searches.
         sampler: by name.
         known: whether it knows the epochs, and runs anew for each limit.
-        slow: see ``SLOW_SEEDS``.
+        slow: whether it takes minutes a run; it then has seeds of its own and goes to the second limit only.
     """
 
     engine: Literal["vnas", "optuna", "lines"]
@@ -142,6 +140,7 @@ class Plan:
         budget_ms: latency of the searches with a budget.
         seeds: searches of each method.
         long_seeds: of those of vnas, that go beyond the last limit but one.
+        slow_seeds: searches of a slow method.
         robust: whether there are variants.
     """
 
@@ -149,6 +148,7 @@ class Plan:
     budget_ms: float
     seeds: int
     long_seeds: int
+    slow_seeds: int
     robust: bool
 
     def section(self, budget_ms: float | None) -> tuple[float, ...]:
@@ -177,7 +177,7 @@ class Plan:
         method, section = METHODS[name], self.section(budget_ms)
         if method.slow:
             section = tuple(limit for limit in section if limit <= self.middle)
-        for seed in range(min(self.seeds, SLOW_SEEDS) if method.slow else self.seeds):
+        for seed in range(min(self.seeds, self.slow_seeds) if method.slow else self.seeds):
             brief = method.engine == "vnas" and seed >= self.long_seeds and len(self.limits) > 1
             read = [limit for limit in section if limit <= self.limits[-2]] if brief else section
             if method.known:
@@ -288,6 +288,8 @@ def section(answers: Answers, plan: Plan, budget_ms: float | None) -> list[str]:
     end = statistics.fmean(answers.shares(DEFAULT, limits[-1], budget_ms, of=answers.table))
     rows = []
     for name in METHODS:
+        if METHODS[name].slow and not plan.slow_seeds:
+            continue
         cells = [name, *(cell(answers.shares(name, at, budget_ms, of=answers.table), plan.seeds) for at in limits)]
         epochs = answers.reached(name, end, plan, budget_ms)
         cells.append("not reached" if epochs is None else f"{epochs:,.0f} (1/{limits[-1] / epochs:.1f})")
@@ -369,7 +371,14 @@ def run(options: argparse.Namespace) -> list[str]:
     table = opened(options.table, options.csv, AS_IT_IS)
     budget_ms = table.reference[1] / 2 if options.latency_budget is None else options.latency_budget
     limits = tuple(sorted({multiple * table.rungs[-1] for multiple in options.epochs}))
-    plan = Plan(limits, budget_ms, options.seeds, min(options.long_seeds, options.seeds), options.robust)
+    plan = Plan(
+        limits,
+        budget_ms,
+        options.seeds,
+        min(options.long_seeds, options.seeds),
+        options.slow_seeds,
+        options.robust,
+    )
     # Seed by seed: a run that is cut short can be shown with fewer of them.
     tasks = sorted(plan.searches(), key=lambda task: (METHODS[task.method].slow, task.seed, -task.until))
     curves: dict[Task, Curve] = dict(answers_file.read(options.answers, settings_of(table, options.table), answer))
@@ -415,6 +424,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=20, help="searches of each method (20)")
     parser.add_argument(
         "--long-seeds", type=int, default=5, help="of vnas' searches, that go beyond the last limit but one (5)"
+    )
+    parser.add_argument(
+        "--slow-seeds", type=int, default=5, help="searches with the sampler gp, which take minutes each (5)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each (1)")
     parser.add_argument(

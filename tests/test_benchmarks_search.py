@@ -187,7 +187,7 @@ def test_a_cell_says_how_many_seeds_it_lacks() -> None:
 
 
 def test_where_a_share_is_reached(table: Table) -> None:
-    plan = Plan((40.0, 60.0), 5.0, 1, 1, False)
+    plan = Plan((40.0, 60.0), 5.0, 1, 1, 5, False)
     best = int(np.argmax([table.hypervolume([row]) for row in range(len(table))]))
     task = next(task for task in plan.searches() if task.method == DEFAULT)
     answers = Answers(table, {task: Curve([Step(20, 1, 1, 0), Step(40, 2, 2, best), Step(60, 3, 3, 1)])})

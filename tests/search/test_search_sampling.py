@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from vnas.search.sampling import grid, samplers, surrogate
 from vnas.search.sampling.encoding import ABSENT, Encoding, ordered
 from vnas.search.sampling.grid import GridSampler
 from vnas.search.sampling.improvement import expected_gain
-from vnas.search.sampling.local import LocalSampler
+from vnas.search.sampling.local import MUTANTS, SECOND_CHANGE, STRANGERS, LocalSampler
 from vnas.search.sampling.past import ACCURACY, LATENCY, POSTPONED, Reader
 from vnas.search.sampling.suggester import ENOUGH, Suggester, Told
 from vnas.search.sampling.surrogate import Surrogate
@@ -132,7 +133,7 @@ def test_the_weighted_sum_of_distances(seed: int) -> None:
     points = encoding.points(draws, [hidden(draw) for draw in draws])
     weights = rng.random(len(SPACE))
     expected = (encoding.distances(points[:4], points[4:]) * weights).sum(axis=2)
-    np.testing.assert_allclose(encoding.weighted(points[:4], points[4:], weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(encoding.weighted(points[:4], points[4:], weights), expected, rtol=1e-12, atol=1e-12)
 
 
 # surrogate
@@ -447,6 +448,28 @@ def test_only_what_was_measured_where_that_is_asked_for() -> None:
         study.tell(trial, state=TrialState.FAIL)
     third = study.ask(fixed_distributions=fixed)
     assert meaning(third.params) not in {meaning(one), meaning(two)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_mutations_change_one_or_two_names_that_mean_something_evenly(count: int) -> None:
+    sampler = LocalSampler(SPACE, hidden, seed=0)
+    parent = next(draw for draw in some(40, 3, SPACE) if draw["count"] == count)
+    changed: Counter[str] = Counter()
+    chosen: Counter[tuple[str, Any]] = Counter()
+    mutants = [draw for _ in range(30) for draw in sampler._neighbours([parent])[STRANGERS:]]
+    assert len(mutants) == 30 * MUTANTS
+    for draw in mutants:
+        names = [name for name in SPACE if draw[name] != parent[name]]
+        assert 1 <= len(names) <= 2
+        changed.update(names)
+        chosen.update((name, draw[name]) for name in names)
+    twice = changed.total() / len(mutants) - 1.0
+    assert twice == pytest.approx(SECOND_CHANGE, abs=0.03)
+    assert set(changed) == set(SPACE) - set(hidden(parent))
+    assert min(changed.values()) > 0.9 * max(changed.values())
+    for name, times in changed.items():
+        others = [option for option in SPACE[name] if option != parent[name]]
+        assert all(chosen[name, option] > 0.8 * times / len(others) for option in others)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -41,6 +41,14 @@ class Encoding:
         self.names = tuple(choices)
         self.by_equality = np.array([not ordered(choices[name]) for name in self.names], dtype=bool)  # (P,)
         self._coordinates = {name: _coordinates(options) for name, options in choices.items()}
+        steps = [
+            (place, level, 0.5 if exact else height, exact)
+            for place, (name, exact) in enumerate(zip(self.names, self.by_equality, strict=True))
+            for level, height in _levels(self._coordinates[name].values(), all_of_them=bool(exact))
+        ]
+        self._places = np.array([place for place, *_ in steps], dtype=np.intp)  # (K,)
+        self._levels, self._heights = np.array([step[1:3] for step in steps], dtype=np.float64).reshape(-1, 2).T
+        self._exact = np.array([exact for *_, exact in steps], dtype=bool)
 
     def points(self, draws: Iterable[Draw], absent: Iterable[Collection[str]] | None = None) -> Floats:
         """(N, P) coordinates of N draws.
@@ -64,17 +72,41 @@ class Encoding:
         return apart
 
     def weighted(self, first: Floats, second: Floats, weights: Floats) -> Floats:
-        """(N, M) sum of the distances, each times its (P,) weight, without an array of all of them."""
-        total = np.zeros((len(first), len(second)))
-        for place, weight in enumerate(weights):
-            apart = np.abs(first[:, place, None] - second[None, :, place])  # (N, M)
-            total += weight * ((apart > 0) if self.by_equality[place] else apart)
-        return total
+        """(N, M) sum of the distances, each times its (P,) weight.
+
+        A distance counts the steps between two levels, or whether they differ; with a row of zeros and ones for each
+        point, |a - b| = a + b - 2 a b makes all sums one product of matrices.
+        """
+        one, two = self._steps(first), self._steps(second)  # (N, K), (M, K)
+        heights = self._heights * weights[self._places]  # (K,)
+        apart: Floats = (one @ heights)[:, None] + two @ heights - 2.0 * (one * heights) @ two.T
+        return apart
+
+    def _steps(self, points: Floats) -> Floats:
+        """(N, K) which levels of each coordinate a point has passed, or, where only equality counts, which it is at."""
+        at = points[:, self._places]
+        return np.where(self._exact, at == self._levels, at >= self._levels).astype(np.float64)
 
 
 def uniform(choices: Choices, generator: np.random.Generator) -> dict[str, Any]:
     """A choice for every name, each independent and uniform."""
-    return {name: options[int(generator.integers(len(options)))] for name, options in choices.items()}
+    return some_uniform(choices, generator, 1)[0]
+
+
+def some_uniform(choices: Choices, generator: np.random.Generator, count: int) -> list[dict[str, Any]]:
+    """So many independent draws of :func:`uniform`."""
+    sizes = [len(options) for options in choices.values()]
+    places = generator.integers(sizes, size=(count, len(sizes))).tolist()
+    return [
+        {name: options[place] for (name, options), place in zip(choices.items(), row, strict=True)} for row in places
+    ]
+
+
+def _levels(coordinates: Iterable[float], *, all_of_them: bool) -> list[tuple[float, float]]:
+    """Each level above the lowest, or all, and its height above the one before; no meaning is the lowest of all."""
+    levels = [ABSENT, *sorted(coordinates)]
+    above = list(zip(levels[1:], np.diff(levels).tolist(), strict=True))
+    return [(ABSENT, 0.0), *above] if all_of_them else above
 
 
 def _coordinates(options: Sequence[Any]) -> dict[Any, float]:

@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from vnas.pareto import non_dominated
-from vnas.search.sampling.encoding import Choices, Draw, Encoding, Floats, uniform
+from vnas.search.sampling.encoding import Choices, Draw, Encoding, Floats, some_uniform, uniform
 from vnas.search.sampling.improvement import expected_gain
 from vnas.search.sampling.past import Past, Reader
 from vnas.search.sampling.surrogate import Surrogate
@@ -168,30 +168,19 @@ class LocalSampler(BaseSampler):
         return draw
 
     def _neighbours(self, parents: Sequence[Draw]) -> list[dict[str, Any]]:
-        found = [uniform(self._choices, self._rng) for _ in range(STRANGERS)]
         absent = [set(self._absent(parent)) for parent in parents]
         names = [[name for name in self._choices if name not in meaningless] for meaningless in absent]
-        of = self._rng.integers(len(parents), size=MUTANTS).tolist()
-        twice = (self._rng.random(MUTANTS) < SECOND_CHANGE).tolist()
-        for parent, second in zip(of, twice, strict=True):
+        found = some_uniform(self._choices, self._rng, STRANGERS)
+        # What is chosen one after the other is a share of what there is: its own number in [0, 1) for each choice.
+        for which, often, first, second, *shares in self._rng.random((MUTANTS, 6)).tolist():
+            parent = int(which * len(parents))
             draw = dict(parents[parent])
-            for name in self._some(names[parent], 1 + second):
+            changed = _one_or_two(names[parent], often < SECOND_CHANGE, first, second)
+            for name, share in zip(changed, shares, strict=False):  # one of the two is left where one name changes
                 options = self._choices[name]
-                draw[name] = options[self._other(len(options), options.index(draw[name]))]
+                draw[name] = options[_other(len(options), options.index(draw[name]), share)]
             found.append(draw)
         return found
-
-    def _some(self, names: Sequence[str], count: int) -> list[str]:
-        """One or two of some names, or all where there are fewer."""
-        first = int(self._rng.integers(len(names)))
-        if count == 1 or len(names) == 1:
-            return [names[first]]
-        return [names[first], names[self._other(len(names), first)]]
-
-    def _other(self, count: int, place: int) -> int:
-        """A place below ``count`` that is not this one."""
-        other = int(self._rng.integers(count - 1))
-        return other + (other >= place)
 
     def _part(self, points: Floats, answers: Floats) -> tuple[Floats, Floats]:
         if len(points) <= LEARN_FROM:
@@ -214,6 +203,20 @@ class _Promise:
     def gain(self, latency_ms: float) -> float:
         at = np.array([latency_ms])
         return float(expected_gain(at, self.mean, self.spread, self.front, self.floor, self.ceiling)[0])
+
+
+def _one_or_two(names: Sequence[str], two: bool, share: float, another: float) -> list[str]:
+    """One of some names, or two where there are so many."""
+    first = int(share * len(names))
+    if not two or len(names) == 1:
+        return [names[first]]
+    return [names[first], names[_other(len(names), first, another)]]
+
+
+def _other(count: int, place: int, share: float) -> int:
+    """A place below ``count`` that is not this one."""
+    other = int(share * (count - 1))
+    return other + (other >= place)
 
 
 def _firsts(points: Floats) -> npt.NDArray[np.bool_]:
