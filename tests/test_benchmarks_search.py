@@ -164,7 +164,7 @@ def test_variants_change_one_thing_each(table: Table) -> None:
 
 
 def test_a_plan_has_every_search_once() -> None:
-    plan = Plan((200.0, 500.0, 1000.0), 5.0, seeds=8, long_seeds=2, robust=True)
+    plan = Plan((200.0, 500.0, 1000.0), 5.0, seeds=8, long_seeds=2, slow_seeds=5, robust=True)
     tasks = list(plan.searches())
     assert len(set(tasks)) == len(tasks)
     ours = [task for task in tasks if task.method == OURS and task.variant == AS_IT_IS and task.budget_ms is None]

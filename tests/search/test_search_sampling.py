@@ -466,7 +466,7 @@ def test_mutations_change_one_or_two_names_that_mean_something_evenly(count: int
     twice = changed.total() / len(mutants) - 1.0
     assert twice == pytest.approx(SECOND_CHANGE, abs=0.03)
     assert set(changed) == set(SPACE) - set(hidden(parent))
-    assert min(changed.values()) > 0.9 * max(changed.values())
+    assert min(changed.values()) > 0.8 * max(changed.values())
     for name, times in changed.items():
         others = [option for option in SPACE[name] if option != parent[name]]
         assert all(chosen[name, option] > 0.8 * times / len(others) for option in others)
