@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from vnas.config import GatesConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
-from vnas.search.engine.driver import LOOKING_SHARE, POSTPONE_AT_MOST, Driver
+from vnas.search.engine.driver import LOOKING_SHARE, POSTPONE_AT_MOST, STUCK_AFTER, Driver
 from vnas.search.engine.protocol import Event, Job
 from vnas.search.engine.recovery import Recovered
 from vnas.search.tabular.simulated import SimulatedExecutor
@@ -291,6 +291,29 @@ def test_each_gate_can_be_off(gate: str) -> None:
     assert not any(trial.user_attrs.get("gate") == gate for trial in study.trials())
     on = lab(**{"trials": 20, **rules, "gates": GatesConfig(predicted=gate == "predicted")})
     assert gate in on.run().book.saved()
+
+
+class Repeating:
+    """A suggester that has one draw only."""
+
+    def __init__(self, suggester: Any, draw: dict[str, Any]) -> None:
+        self._suggester, self._draw = suggester, draw
+
+    def ask(self, **how: Any) -> tuple[int, dict[str, Any]]:
+        return self._suggester.begin(self._draw), dict(self._draw)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._suggester, name)
+
+
+def test_without_the_duplicate_gate_a_sampler_that_repeats_itself_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = lab(4, options=(2, 3), gates=GatesConfig(duplicate=False))
+    driver = study.driver()
+    same = {"a": 1, "b": 2}
+    monkeypatch.setattr(driver, "_suggester", Repeating(driver._suggester, same))
+    driver.run(Workers(study.answers))
+    assert driver.book.counted == 4
+    assert study.answers.trained()["1-2", 0] > STUCK_AFTER
 
 
 def test_without_the_duplicate_gate_a_draw_is_trained_each_time() -> None:

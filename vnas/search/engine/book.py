@@ -119,7 +119,7 @@ class Book:
         if "duplicate_of" in attributes:
             self.repeated += 1
             return
-        self.repeated = 0
+        self.repeated = self.repeated + 1 if "repeats" in attributes else 0
         self.rejections = self.rejections + 1 if "gate" in attributes else 0
         self.failed_unnamed += "candidate" not in attributes and trial.state == TrialState.FAIL
 

@@ -374,6 +374,8 @@ class Driver:
         if entry is not None and self._rules.gates.duplicate and _has_or_gets_an_answer(entry, number):
             self._repeat(number, token, entry, began)
             return False
+        if entry is not None and entry.rungs:  # trained again, since its known answer is not asked for
+            self._ledger.record(number, {"repeats": entry.number})
         work = _Work(number, subject, draw, token, [], attempt, began, preset)
         self._start(work)
         entry = self.book.entries.setdefault(subject.digest, Entry(number, draw, dict(known), preset=preset))
