@@ -124,7 +124,7 @@ def test_a_measurement_leaves_the_random_numbers_alone(candidate: Candidate) -> 
 
 def test_costs_as_values(candidate: Candidate) -> None:
     found = cost_attributes(cost(candidate.architecture, 8))
-    assert list(found) == ["params", "macs", "activation_bytes", "weight_bytes", "kernels"]
+    assert list(found) == ["params", "macs", "activation_bytes", "weight_bytes", "traffic_bytes", "kernels"]
     assert all(isinstance(value, int) and value > 0 for value in found.values())
 
 

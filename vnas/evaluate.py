@@ -89,6 +89,7 @@ def cost_attributes(value: Cost) -> dict[str, Any]:
         "macs": value.macs,
         "activation_bytes": value.activation_bytes,
         "weight_bytes": value.weight_bytes,
+        "traffic_bytes": value.traffic_bytes,
         "kernels": value.kernels,
     }
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import library, nn
 
 from vnas.errors import ArchitectureError
-from vnas.nets import Architecture, FusedVanillaNet, Stage, Stem, VanillaNet, build, cost
+from vnas.nets import Architecture, FusedVanillaNet, Stage, Stem, VanillaNet, build, cost, operators
 
 # Published multiply-accumulates of the fused net at 224 px, in units of 1e9.
 GIGA_MACS = {
@@ -60,6 +60,53 @@ def test_kernels_and_bytes_of_a_small_net_by_hand() -> None:
     values = 3 * 4 * 16 + 8 * 16 + 3 * 8 * 4 + 8 + 3
     indices = 8 * 4  # of the max pool, eight bytes each
     assert found.activation_bytes == 4 * values + 8 * indices
+
+
+def test_operators_of_a_small_net_by_hand() -> None:
+    arch = Architecture(Stem(4), (Stage(8),), image_size=16, num_classes=3)
+    found = operators(arch)
+    names = ["convolution", "relu", "convolution", "convolution", "max_pool2d_with_indices", "relu", "convolution"]
+    assert [one.name for one in found] == [*names, "mean", "convolution"]
+    stem, relu, series, stage, pool = found[:5]
+    assert (stem.macs, stem.written_bytes) == (3 * 16 * 4 * 16, 4 * 4 * 16)
+    assert stem.read_bytes == 4 * (3 * 256 + 3 * 16 * 4 + 4)  # image, weight, bias
+    assert (relu.macs, relu.read_bytes, relu.written_bytes) == (0, 4 * 64, 4 * 64)
+    assert series.macs == 4 * 49 * 16
+    assert stage.macs == 4 * 8 * 16
+    assert stage.intensity == pytest.approx(2 * 512 / (4 * (64 + 32 + 8) + 4 * 128))
+    assert (pool.read_bytes, pool.written_bytes) == (4 * 128, 4 * 32 + 8 * 32)
+    total = cost(arch)
+    assert total.macs == sum(one.macs for one in found)
+    assert total.kernels == len(found)
+    assert total.traffic_bytes == sum(one.read_bytes + one.written_bytes for one in found)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "convnextv2_atto"])
+def test_multiply_accumulates_of_each_operator_agree_with_hooks_on_the_layers(name: str) -> None:
+    """An independent counter: by the shapes that convolutions and linear layers are seen to take and give."""
+    net = timm.create_model(name).eval()
+    found = [one.macs for one in operators(net) if one.macs]
+    seen: list[int] = []
+
+    def count(layer: nn.Module, arguments: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        # Each value that is written sums over the inputs of its group, or over all features.
+        seen.append(out.numel() * layer.weight[0].numel())
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 224, 224))
+    assert found == seen
+
+
+def test_a_tensor_that_an_operator_is_given_twice_is_read_once() -> None:
+    class Square(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x
+
+    (one,) = operators(Square(), 4)
+    assert (one.name, one.read_bytes, one.written_bytes) == ("mul", 4 * 48, 4 * 48)
 
 
 def test_resnet_50_and_others_have_their_published_macs() -> None:

@@ -21,7 +21,7 @@ def nets(n: int = 12, seed: int = 0) -> pd.DataFrame:
             "params": random.integers(10_000, 90_000_000, n),
             "depth": random.integers(3, 14, n),
             "kernels": random.integers(6, 40, n),
-            "activation_bytes": random.integers(10_000, 90_000_000, n),
+            "traffic_bytes": random.integers(10_000, 90_000_000, n),
         }
     )
 
@@ -62,7 +62,7 @@ def test_collinear_features_predict_as_one_does() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.floats(-5, 5), st.floats(-1e-6, 1e-6), st.floats(-1e-3, 1e-3), st.integers(1, 1000))
 def test_json_reads_back_to_an_equal_line(intercept: float, first: float, second: float, n: int) -> None:
-    line = FittedLine(("macs", "activation_bytes"), intercept, (first, second), n)
+    line = FittedLine(("macs", "traffic_bytes"), intercept, (first, second), n)
     assert FittedLine.from_json(line.to_json()) == line
 
 

@@ -130,6 +130,7 @@ def attributes(
         "macs": macs,
         "activation_bytes": 4 * 64 * sum(channels),
         "weight_bytes": 4 * params,
+        "traffic_bytes": 4 * params + 2 * 4 * 64 * sum(channels),
         "kernels": 2 * depth,
         "latency_ms": latency,
         "latency_low_ms": latency * 0.99,

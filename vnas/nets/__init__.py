@@ -6,7 +6,7 @@ Importing this package registers the published nets with timm.
 from vnas.nets import registry as registry
 from vnas.nets.architecture import Architecture, Stage, Stem
 from vnas.nets.checkpoint import load_checkpoint, save_weights
-from vnas.nets.cost import Cost, cost
+from vnas.nets.cost import Cost, Operator, cost, operators
 from vnas.nets.fuse import fuse, merge
 from vnas.nets.fused import FusedVanillaNet
 from vnas.nets.vanillanet import VanillaNet, build
@@ -15,6 +15,7 @@ __all__ = [
     "Architecture",
     "Cost",
     "FusedVanillaNet",
+    "Operator",
     "Stage",
     "Stem",
     "VanillaNet",
@@ -23,5 +24,6 @@ __all__ = [
     "fuse",
     "load_checkpoint",
     "merge",
+    "operators",
     "save_weights",
 ]

@@ -42,6 +42,28 @@ _MULTIPLY = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator that launches work, for one image.
+
+    Attributes:
+        name: in aten, without its overload.
+        macs: multiply-accumulates; 0 where there is no formula.
+        read_bytes: size of the tensors that it is given, weights included, whether it reads all of them or not.
+        written_bytes: size of the tensors that it gives.
+    """
+
+    name: str
+    macs: int
+    read_bytes: int
+    written_bytes: int
+
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations, two a multiply-accumulate, for each byte that is read or written."""
+        return 2.0 * self.macs / max(1, self.read_bytes + self.written_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """The cost of one image through a net in eval mode.
 
@@ -50,6 +72,7 @@ class Cost:
         macs: Multiply-accumulates of convolutions and matrix products; papers often call them FLOPs.
         activation_bytes: Size of everything that the kernels write, the indices that a max pool writes included.
         weight_bytes: Size of the parameters and floating-point buffers.
+        traffic_bytes: What all kernels read and write, if nothing stays in a cache: see :class:`Operator`.
         kernels: Operators that launch work; views are not counted.
         uncounted: Names of operators that may multiply and accumulate but have no formula, so that ``macs`` is too low;
             empty where the count is whole.
@@ -59,6 +82,7 @@ class Cost:
     macs: int
     activation_bytes: int
     weight_bytes: int
+    traffic_bytes: int
     kernels: int
     uncounted: tuple[str, ...]
 
@@ -80,25 +104,47 @@ def cost(net: nn.Module | Architecture, image_size: int | None = None, in_chans:
     Raises:
         ArchitectureError: No image size is known, or the net cannot exist at this one.
     """
+    net, counter = _counted(net, image_size, in_chans)
+    params, buffers = list(net.parameters()), list(net.buffers())
+    return Cost(
+        params=sum(p.numel() for p in params),
+        macs=sum(one.macs for one in counter.operators),
+        activation_bytes=sum(one.written_bytes for one in counter.operators),
+        weight_bytes=sum(_bytes(t) for t in (*params, *buffers) if t.is_floating_point()),
+        traffic_bytes=sum(one.read_bytes + one.written_bytes for one in counter.operators),
+        kernels=len(counter.operators),
+        uncounted=tuple(sorted(counter.uncounted)),
+    )
+
+
+def operators(
+    net: nn.Module | Architecture, image_size: int | None = None, in_chans: int | None = None
+) -> tuple[Operator, ...]:
+    """The operators that one image (batch 1) goes through, in their order; views are not among them.
+
+    Arguments and errors are those of :func:`cost`.
+    """
+    return tuple(_counted(net, image_size, in_chans)[1].operators)
+
+
+def _counted(net: nn.Module | Architecture, image_size: int | None, in_chans: int | None) -> tuple[nn.Module, _Counter]:
+    """The net that an architecture stands for, or the net itself, and what was seen as one image went through it."""
     if isinstance(net, Architecture):
         arch = replace(net, image_size=net.image_size if image_size is None else image_size)
         net = FusedVanillaNet(arch, device="meta")
     side, channels = _input_shape(net, image_size, in_chans)
-    params, buffers = list(net.parameters()), list(net.buffers())
-    floats = [tensor for tensor in (*params, *buffers) if tensor.is_floating_point()]
-    image = torch.empty(1, channels, side, side, device="meta", dtype=floats[0].dtype if floats else None)
+    floats = (tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
+    dtype = next((tensor.dtype for tensor in floats), None)
+    image = torch.empty(1, channels, side, side, device="meta", dtype=dtype)
     counter = _Counter()
     shadow = _on_meta(net)
     with torch.no_grad(), counter:
         shadow(image)
-    return Cost(
-        params=sum(p.numel() for p in params),
-        macs=counter.flops // 2,
-        activation_bytes=counter.written_bytes,
-        weight_bytes=sum(t.numel() * t.element_size() for t in floats),
-        kernels=counter.kernels,
-        uncounted=tuple(sorted(counter.uncounted)),
-    )
+    return net, counter
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _input_shape(net: nn.Module, image_size: int | None, in_chans: int | None) -> tuple[int, int]:
@@ -134,13 +180,11 @@ def _on_meta(net: nn.Module) -> nn.Module:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what every operator computes and writes."""
+    """Takes down what every operator computes, reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
-        self.written_bytes = 0
-        self.kernels = 0
+        self.operators: list[Operator] = []
         self.uncounted: set[str] = set()
 
     def __torch_dispatch__(
@@ -155,14 +199,19 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=out)
-        elif _may_multiply(func):
+        if formula is None and _may_multiply(func):
             self.uncounted.add(str(func))
-        if not func.is_view and func.overloadpacket.__name__ not in _LAUNCH_NOTHING:
-            self.kernels += 1
-            self.written_bytes += sum(t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor))
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in _LAUNCH_NOTHING:
+            flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+            self.operators.append(Operator(name, flops // 2, _total_bytes((args, kwargs)), _total_bytes(out)))
         return out
+
+
+def _total_bytes(values: Any) -> int:
+    """Size of the tensors among some values, each once."""
+    tensors = {id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}
+    return sum(map(_bytes, tensors.values()))
 
 
 def _may_multiply(func: Any) -> bool:

@@ -186,6 +186,6 @@ PREDICTORS: Mapping[str, LinearPredictor] = MappingProxyType(
         "params": LinearPredictor(("params",), "parameters"),
         "depth": LinearPredictor(("depth",), "depth"),
         "kernels": LinearPredictor(("kernels",), "kernel launches"),
-        "traffic": LinearPredictor(("macs", "activation_bytes"), "FLOPs + activation traffic"),
+        "traffic": LinearPredictor(("macs", "traffic_bytes"), "FLOPs + memory traffic"),
     }
 )

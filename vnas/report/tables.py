@@ -12,7 +12,7 @@ from vnas.report.analysis import Analysis
 
 _TRIAL_COLUMNS = (
     *("number", "state", "digest", "candidate", "description"),
-    *("depth", "params", "macs", "activation_bytes", "weight_bytes", "kernels"),
+    *("depth", "params", "macs", "activation_bytes", "weight_bytes", "traffic_bytes", "kernels"),
     *("latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj"),
     *("val_top1", "rung", "epochs", "epochs_spent", "seconds"),
     *("on_front", "gate", "over_budget", "duplicate_of", "continues", "interrupted"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _TEXT = ("state", "digest", "candidate", "description", "gate", "reason")
 _WHOLE = (
-    *("number", "depth", "params", "macs", "activation_bytes", "weight_bytes", "kernels"),
+    *("number", "depth", "params", "macs", "activation_bytes", "weight_bytes", "traffic_bytes", "kernels"),
     *("rung", "duplicate_of", "continues", "recovers"),
 )
 _NUMBERS = (

@@ -65,7 +65,7 @@ SYNC_SECONDS = 2.0
 _TAKEN_OVER = frozenset(
     {
         *("digest", "candidate", "architecture", "description", "depth", "anneal", "row"),
-        *("params", "macs", "activation_bytes", "weight_bytes", "kernels"),
+        *("params", "macs", "activation_bytes", "weight_bytes", "traffic_bytes", "kernels"),
         *("latency_ms", "latency_low_ms", "latency_high_ms", "energy_mj", "val_top1", "epochs", "rungs"),
         *("gate", "reason", "stopped", "over_budget"),
     }
