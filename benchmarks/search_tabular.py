@@ -73,7 +73,7 @@ OURS, ANYTIME, LINES, DEFAULT = (
 METHODS: dict[str, Method] = {
     OURS: Method("vnas", known=True),
     ANYTIME: Method("vnas"),
-    "vnas, anytime, sampler tpe": Method("vnas", "tpe"),
+    "vnas, anytime, sampler tpe": Method("vnas", "tpe", slow=True),
     "vnas, anytime, sampler gp": Method("vnas", "gp", slow=True),
     "vnas, anytime, sampler nsga2": Method("vnas", "nsga2"),
     "vnas, anytime, sampler random": Method("vnas", "random"),
@@ -353,7 +353,7 @@ def report(answers: Answers, plan: Plan, tables: Mapping[str, Table], mapping: P
         f"the reference is {error:g} % error and {latency_ms:g} ms. Mean over {plan.seeds} seeds, in brackets the "
         f"worst. Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at a rung. "
         f"n: searches where they are fewer: beyond {plan.limits[max(0, len(plan.limits) - 2)]:,.0f} epochs for vnas, "
-        "and for the Gaussian process, which takes minutes a search and stops at the second limit. Optuna trains every "
+        "and for the samplers tpe and gp, which take minutes a search and stop at the second limit. Optuna trains every "
         "net to the last rung at once. Behind the epochs that reach what Optuna's default has: their share of its own.",
         "",
         *section(answers, plan, None),
@@ -426,7 +426,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--long-seeds", type=int, default=5, help="of vnas' searches, that go beyond the last limit but one (5)"
     )
     parser.add_argument(
-        "--slow-seeds", type=int, default=5, help="searches with the sampler gp, which take minutes each (5)"
+        "--slow-seeds", type=int, default=5, help="searches with the samplers tpe and gp, which take minutes each (5)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each (1)")
     parser.add_argument(
