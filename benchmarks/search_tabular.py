@@ -354,8 +354,8 @@ def report(answers: Answers, plan: Plan, tables: Mapping[str, Table], mapping: P
         f"worst. Columns: epochs spent; a net costs {', '.join(f'{rung:g}' for rung in table.rungs)} in all at a rung. "
         f"n: searches where they are fewer: beyond {plan.limits[max(0, len(plan.limits) - 2)]:,.0f} epochs for vnas, "
         "and for the samplers tpe and gp, which take minutes a search and stop at the second limit. Optuna trains "
-        "every net to the last rung at once. Behind the epochs that reach what Optuna's default has: their share of its "
-        "own.",
+        "every net to the last rung at once. Behind the epochs that reach what Optuna's default has: their share "
+        "of its own.",
         "",
         *section(answers, plan, None),
         *section(answers, plan, plan.budget_ms),
