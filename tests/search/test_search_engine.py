@@ -355,6 +355,15 @@ def test_looking_costs_no_more_than_its_share_of_the_training(look: float) -> No
     assert driver.book.counted == 24
 
 
+@pytest.mark.parametrize("look", [0.0, 8.0])
+def test_so_with_what_turns_out_to_be_hopeless(look: float) -> None:
+    study = lab(60, options=(16, 16), sampler="random", gates=GatesConfig(promise=False))
+    study.driver().run(Workers(study.answers, look=look))
+    looked = [trial for trial in study.trials() if trial.user_attrs.get("gate") == "hopeless"]
+    assert look * len(looked) <= LOOKING_SHARE * 60
+    assert look or 8.0 * len(looked) > LOOKING_SHARE * 60  # where looking costs nothing, more are turned away
+
+
 def test_not_all_is_put_off_in_a_small_space() -> None:
     study = lab(100, options=(5, 5), sampler="local", gates=GatesConfig(hopeless=False))
     driver = study.run()

@@ -456,7 +456,7 @@ class Driver:
         entry.attributes |= latency
         if work.token is not None:
             self._suggester.know(work.token, latency["latency_ms"])
-        hopeful = work.preset or not self._rules.gates.hopeless
+        hopeful = work.preset or not self._rules.gates.hopeless or not self._has_time_to_look()
         guess = None if hopeful else self._suggester.guess_accuracy(work.draw)
         why = self._turned_away(Known(work.subject.costs, latency["latency_ms"], None, guess))
         if why is None and self._postponed(work, latency["latency_ms"]):
@@ -479,7 +479,10 @@ class Driver:
 
     def _may_look(self) -> bool:
         """Whether there is time for measuring a candidate that is then not trained."""
-        return self._rules.gates.promise and self._looking + self._look <= LOOKING_SHARE * self._training
+        return self._rules.gates.promise and self._has_time_to_look()
+
+    def _has_time_to_look(self) -> bool:
+        return self._looking + self._look <= LOOKING_SHARE * self._training
 
     def _turned_away(self, known: Known) -> tuple[str, str] | None:
         for gate in self._rules.gates_for(*self.book.objectives()):
