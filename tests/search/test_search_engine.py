@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 
 from vnas.config import GatesConfig
 from vnas.errors import MeasurementError, TrainingError, VnasError
-from vnas.search.engine.driver import LOOKING_SHARE, POSTPONE_AT_MOST, STUCK_AFTER, Driver
+from vnas.search.engine.driver import LOOKING_SHARE, LOOKS_AT_MOST, STUCK_AFTER, Driver
 from vnas.search.engine.protocol import Event, Job
 from vnas.search.engine.recovery import Recovered
+from vnas.search.sampling.surrogate import Guess
 from vnas.search.tabular.simulated import SimulatedExecutor
 
 ENERGY = ("latency_ms", "energy_mj")
@@ -364,13 +365,25 @@ def test_so_with_what_turns_out_to_be_hopeless(look: float) -> None:
     assert look or 8.0 * len(looked) > LOOKING_SHARE * 60  # where looking costs nothing, more are turned away
 
 
+def test_a_study_whose_candidates_are_all_without_hope_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = lab(30, options=(16, 16), sampler="random")
+    driver = study.driver()
+    monkeypatch.setattr(driver._suggester, "guess_accuracy", lambda draw: Guess(0.0, 0.0))
+    driver.run(Workers(study.answers))
+    assert driver.book.counted == 30
+    firsts = [trial for trial in study.trials() if "duplicate_of" not in trial.user_attrs]
+    hopeless = itertools.groupby(trial.user_attrs.get("gate") == "hopeless" for trial in firsts)
+    in_a_row = [len(list(group)) for off, group in hopeless if off]
+    assert max(in_a_row) == LOOKS_AT_MOST
+
+
 def test_not_all_is_put_off_in_a_small_space() -> None:
     study = lab(100, options=(5, 5), sampler="local", gates=GatesConfig(hopeless=False))
     driver = study.run()
     firsts = [trial for trial in study.trials() if "duplicate_of" not in trial.user_attrs]
     put_off = itertools.groupby(trial.user_attrs.get("gate") == "promise" for trial in firsts)
     in_a_row = [len(list(group)) for off, group in put_off if off]
-    assert max(in_a_row, default=0) <= POSTPONE_AT_MOST
+    assert max(in_a_row, default=0) <= LOOKS_AT_MOST
     assert driver.book.counted == 25
     assert study.reporter.notes == ["the space seems exhausted after 25 candidates: draws only repeat them"]
 

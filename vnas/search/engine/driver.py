@@ -40,7 +40,7 @@ from vnas.search.engine.recovery import Recovered, recover
 from vnas.search.engine.reporting import Reporter, line_of
 from vnas.search.engine.rules import Rules
 from vnas.search.interrupts import protected
-from vnas.search.policy.gates import PROMISE, Known
+from vnas.search.policy.gates import HOPELESS, PROMISE, Known
 from vnas.search.policy.promotion import Spent, may_begin, may_go_on, next_on
 from vnas.search.sampling.encoding import uniform
 from vnas.search.sampling.suggester import Suggester, Told
@@ -51,8 +51,8 @@ EXHAUSTED_AFTER = 100
 """As many repetitions in a row mean that there is hardly anything new to be had."""
 TURNED_AWAY_AFTER = 1000
 """As many candidates in a row that no gate lets pass mean that the study asks for what the space does not have."""
-POSTPONE_AT_MOST = 8
-"""Candidates that are measured and put off, one after the other, before one is trained whatever it promises."""
+LOOKS_AT_MOST = 8
+"""Candidates that are measured and not trained, put off or without hope, before one is trained whatever it promises."""
 LOOKING_SHARE = 0.25
 """The most time for measuring what is then not trained, as a share of the time for training: looking has its price."""
 BROKEN_AFTER = 3
@@ -423,7 +423,7 @@ class Driver:
 
     def _draw(self) -> tuple[int, dict[str, Any]]:
         if self.book.repeated < STUCK_AFTER:
-            return self._suggester.ask(only_measured=self._in_a_row >= POSTPONE_AT_MOST, looks_again=self._may_look())
+            return self._suggester.ask(only_measured=self._in_a_row >= LOOKS_AT_MOST, looks_again=self._may_look())
         generator = np.random.default_rng([self._rules.seed, self._asked])
         draw = uniform(self.problem.choices, generator)
         return self._suggester.begin(draw), draw
@@ -456,26 +456,24 @@ class Driver:
         entry.attributes |= latency
         if work.token is not None:
             self._suggester.know(work.token, latency["latency_ms"])
-        hopeful = work.preset or not self._rules.gates.hopeless or not self._has_time_to_look()
-        guess = None if hopeful else self._suggester.guess_accuracy(work.draw)
+        gates, looks = self._rules.gates, self._has_time_to_look() and self._in_a_row < LOOKS_AT_MOST
+        asked = gates.hopeless and looks and not work.preset
+        guess = self._suggester.guess_accuracy(work.draw) if asked else None
         why = self._turned_away(Known(work.subject.costs, latency["latency_ms"], None, guess))
-        if why is None and self._postponed(work, latency["latency_ms"]):
+        if why is None and looks and not self._keeps_promise(work, latency["latency_ms"]):
             why = PROMISE, f"with {latency['latency_ms']:.4g} ms it promises less than another candidate"
         if why is not None:
+            self._in_a_row += why[0] in (HOPELESS, PROMISE)
             self._reject(work, *why)
             return False
+        self._in_a_row = 0
         self._ready.append(Job(work.number, "train", work.subject, 0))
         return True
 
-    def _postponed(self, work: _Work, latency_ms: float) -> bool:
+    def _keeps_promise(self, work: _Work, latency_ms: float) -> bool:
         if work.preset or work.token is None or not self._rules.gates.promise:
-            return False
-        kept = self._suggester.keeps_promise(work.token, latency_ms)
-        if kept or self._in_a_row >= POSTPONE_AT_MOST or not self._may_look():
-            self._in_a_row = 0
-            return False
-        self._in_a_row += 1
-        return True
+            return True
+        return self._suggester.keeps_promise(work.token, latency_ms)
 
     def _may_look(self) -> bool:
         """Whether there is time for measuring a candidate that is then not trained."""

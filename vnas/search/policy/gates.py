@@ -21,8 +21,8 @@ import numpy as np
 from vnas.search.sampling.encoding import Floats
 from vnas.search.sampling.surrogate import Guess
 
-PROMISE = "promise"
-"""Name of the gate that only the sampler can answer for."""
+HOPELESS, PROMISE = "hopeless", "promise"
+"""Names of the gates that turn away what was measured and might be trained; the sampler answers for the second."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class HopelessGate:
 
     latency_ms: Floats
     accuracy: Floats
-    name: str = "hopeless"
+    name: str = HOPELESS
 
     def reason(self, known: Known) -> str | None:
         """See :class:`Gate`."""
