@@ -4,7 +4,9 @@ import itertools
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,6 +294,37 @@ def test_each_gate_can_be_off(gate: str) -> None:
     assert not any(trial.user_attrs.get("gate") == gate for trial in study.trials())
     on = lab(**{"trials": 20, **rules, "gates": GatesConfig(predicted=gate == "predicted")})
     assert gate in on.run().book.saved()
+
+
+@pytest.mark.parametrize("writes", range(1, 30))
+def test_a_repetition_that_is_cut_off_is_no_second_result(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = lab(1, options=(2, 2), rungs=TWO)
+    study.run()
+    (draw,) = [trial.params for trial in study.trials()]
+    study.ledger().queue(draw, {})
+    more = replace(study.rules.limits, candidates=2)
+    driver = study.driver(limits=more)
+    record, left = driver._ledger._storage.set_trial_user_attr, [writes]
+
+    def cut(trial_id: int, key: str, value: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise SystemExit
+        record(trial_id, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._ledger._storage, "set_trial_user_attr", cut)
+        patch.setattr(driver, "_put_back", lambda: None)  # as if it had been killed
+        with suppress(SystemExit):
+            driver.run(Workers(study.answers))
+    later = study.driver(limits=more)
+    later.run(Workers(study.answers))
+    results = Counter(
+        (trial.user_attrs["candidate"], len(trial.user_attrs["rungs"]))
+        for trial in study.trials()
+        if trial.state != TrialState.FAIL and "duplicate_of" not in trial.user_attrs
+    )
+    assert max(results.values()) == 1
 
 
 class Repeating:

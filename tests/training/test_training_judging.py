@@ -142,8 +142,10 @@ def test_a_look_judges_both_forms_and_leaves_the_net_alone(digits: Data, small: 
         return again
 
     validation = digits.loader("validation", small.image_size, device=CPU)
-    assert look.training_form == judge(prepared(0.25), [validation], CPU).top1
-    assert look.fused == judge(fuse(prepared(1.0)), [validation], CPU).top1
+    assert look.training_form == pytest.approx(judge(prepared(0.25), [validation], CPU).top1, abs=100.5 / 153)
+    # One image may lie so near two classes that the order of a sum decides.
+    fused = judge(fuse(prepared(1.0)), [validation], CPU)
+    assert look.fused == pytest.approx(fused.top1, abs=100.5 / fused.images)
     assert look.training_form != look.fused
 
 

@@ -541,12 +541,18 @@ class Driver:
         """End a trial that drew a known candidate, with what is known."""
         accuracy = entry.rungs[0]["val_top1"] if entry.rungs else None
         self._suggester.tell(token, self._told(entry.attributes, accuracy))
-        kept = {key: value for key, value in entry.attributes.items() if key in _TAKEN_OVER}
+        # In this order: a repetition that is cut off in the middle is known for one, and is judged at its end only.
+        kept = {key: value for key, value in entry.attributes.items() if key in _TAKEN_OVER and key != "rungs"}
+        rungs = {"rungs": entry.attributes["rungs"]} if "rungs" in entry.attributes else {}
         last = len(entry.rungs) == len(self.problem.rungs)
         values = self._values(entry) if last else None
         state = TrialState.COMPLETE if last else TrialState.FAIL if entry.status == "failed" else TrialState.PRUNED
         self._finish(
-            number, state, began, values=values, attributes={**kept, "duplicate_of": entry.number, "seconds": 0.0}
+            number,
+            state,
+            began,
+            values=values,
+            attributes={"duplicate_of": entry.number, "seconds": 0.0, **kept, **rungs},
         )
 
     def _failed(self, work: _Work, failure: Failure) -> None:

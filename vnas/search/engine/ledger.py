@@ -229,7 +229,8 @@ class Ledger:
         with protected():
             if self._replaced(left.number) is not None:
                 return None
-            kept = {key: value for key, value in left.user_attrs.items() if key not in _ITS_OWN}
+            again = {"duplicate_of"} if state == TrialState.WAITING else set()
+            kept = {key: value for key, value in left.user_attrs.items() if key not in _ITS_OWN | again}
             kept |= {**(add or {}), RECOVERS: left.number}
             self.look_for_queue = True
             # Not finished at once: of two drivers that do this, one takes its own back.
