@@ -136,16 +136,17 @@ def test_a_look_judges_both_forms_and_leaves_the_net_alone(digits: Data, small: 
     def prepared(slope: float) -> VanillaNet:
         again = build(small)
         again.load_state_dict(before)
-        again.set_slope(slope)
         batches = digits.training_loader(BRIEF, small.image_size, seed=0, device=CPU)
+        if slope == 1.0:  # a second pass over what the first has had
+            again.set_slope(0.25)
+            reestimate_norms(again, batches, 8)
+        again.set_slope(slope)
         reestimate_norms(again, batches, 8)
         return again
 
     validation = digits.loader("validation", small.image_size, device=CPU)
-    assert look.training_form == pytest.approx(judge(prepared(0.25), [validation], CPU).top1, abs=100.5 / 153)
-    # One image may lie so near two classes that the order of a sum decides.
-    fused = judge(fuse(prepared(1.0)), [validation], CPU)
-    assert look.fused == pytest.approx(fused.top1, abs=100.5 / fused.images)
+    assert look.training_form == judge(prepared(0.25), [validation], CPU).top1
+    assert look.fused == judge(fuse(prepared(1.0)), [validation], CPU).top1
     assert look.training_form != look.fused
 
 
